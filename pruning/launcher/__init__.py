@@ -1,8 +1,8 @@
 """Launchers: run the cells of a command in this process, in child processes, or as jobs of a SLURM cluster.
 
-`conf/launcher/*.yaml` configures a launcher: `local.py` has the one for child processes, `slurm.py` the one for a
-cluster. Both run `job.py`. For a cluster, `submission.py` records what is submitted before anything is started, and
-`scheduler.py` asks SLURM; `cell_state.py` combines both with a cell's own files, waits and cancels.
+`conf/launcher/*.yaml` configures launchers. `local.py` starts child processes, and `slurm.py` submits jobs;
+both run `job.py`. `submission.py` records submissions, and `scheduler.py` asks SLURM. From these and a cell's
+files, `cell_state.py` finds the cell's state; it also waits for cells and cancels them.
 """
 
 from dataclasses import dataclass

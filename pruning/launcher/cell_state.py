@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell is failed or lost
-POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
+SETTLED = 5.0  # seconds to wait for the result of an ended job; without a result, the cell is failed or lost
+POLL = (1.0, 15.0)  # limits, in seconds, of the pause between two checks; more cells mean longer pauses
 
 
 class StateName(enum.StrEnum):
-    """A failed cell ended for a known reason. A lost cell ended without a result and without a known reason."""
+    """A failed cell has ended for a known reason. A lost cell has ended without a result or known reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -67,7 +67,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless it is evaluated and healed as requested on the current files."""
+    """The result of a cell; None unless it is done, evaluated and healed as requested on current files."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -91,7 +91,7 @@ def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
 
 
 def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str]:
-    """How a cell has ended and why it failed; (None, "") if it has no result, or if it failed before `since`."""
+    """A cell's final state, and why it failed; (None, "") if it has no result or failed before `since`."""
     try:
         result = read_result(folder)
     except (OSError, PruningError) as error:
@@ -107,14 +107,14 @@ def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """The states, by key, of the submitted cells of a results folder or, if `keys` is given, of these cells only.
+    """The states, by key, of a results folder's submitted cells; if `keys` is given, only of those cells.
 
-    SLURM is asked about all cells in `keys`; if `keys` is None, about the cells that are not done. Raises InputError
-    if SLURM does not answer.
+    SLURM is asked about all cells in `keys` or, if `keys` is None, about all cells that are not done. Raises
+    InputError if SLURM does not answer.
     """
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
-    # Ask about the jobs first: if a job is reported as ended, the result that it wrote is then read.
+    # Ask SLURM before reading results, so that the results of jobs which have ended by then are read.
     jobs = {
         key: record.jobs[key]
         for key, record in chosen.items()
@@ -125,7 +125,7 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
 
 
 def _is_done(folder: Path, record: Submission, key: str) -> bool:
-    """Whether a cell is done, evaluated and healed as its submission asks; False if its result cannot be read."""
+    """Whether a cell is done, evaluated and healed as submitted; False if its result cannot be read."""
     with suppress(OSError, PruningError):
         result = read_result(folder)
         return result is not None and result["status"] == "done" and _has(result, record.tasks[key].config)
@@ -158,10 +158,10 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
 
 
 def all_states(results: Path) -> dict[str, CellState]:
-    """The states, by key, of the submitted cells, and of all other cells in the studies of a results folder.
+    """The states, by key, of the submitted cells and of all other cells in a results folder's studies.
 
-    As long as one of the other cells runs, those without a result count as waiting. Raises InputError as
-    `cell_states` does.
+    While one of the other cells runs, other cells without a result count as waiting. Raises the errors of
+    `cell_states`.
     """
     states = cell_states(results)
     listed = (key for name in names(results) for key in read_study(results, name))
@@ -193,7 +193,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
-    """Wait until none of these submitted cells is in flight; returns the final state of each, by key."""
+    """Wait until none of these submitted cells is in flight; returns their final states, by key."""
     ended: dict[str, CellState] = {}
     doubtful: dict[str, float] = {}
     shown = ""

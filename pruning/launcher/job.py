@@ -1,8 +1,8 @@
 """A job of a launcher, which runs one cell on all of its ranks.
 
-A job is pickled, so it holds only strings and dicts. A failure is recorded in the cell's result and raised again, so
-that the scheduler reports it too. A job may be started more than once, even after it has finished, so each start
-looks for the cell's result. If there is none, the job resumes from the cell's files.
+A job is pickled, so it contains only strings and dicts. A failure is recorded in the cell's result and raised
+again, so that the scheduler also reports it. A job can be started again, even after it has finished. So each
+start looks for the cell's result. If there is none, the job resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BUSY_PAUSE = 5
 
 @dataclass(frozen=True)
 class Job:
-    """A cell, and the working directory of its command."""
+    """A job: the key and configuration of a cell, and the working directory of its command."""
 
     key: str
     config: Mapping[str, Any]
@@ -104,7 +104,7 @@ def _run(cell: Cell) -> None:
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
 ANALYSIS = ROOT / "pruning" / "analysis"  # exists only in an installed package; no job needs it
-COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
+COMMIT = "COMMIT"  # the file that contains the commit: a copy has no git history
 
 
 def snapshot(results: Path) -> Path:

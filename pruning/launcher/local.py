@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST = 365 * 24 * 60  # the time limit in minutes; in effect there is none
+LONGEST = 365 * 24 * 60  # the time limit in minutes, which no cell reaches
 PAUSE = 0.2  # seconds between two checks of the running processes
 
 
@@ -40,7 +40,7 @@ class LocalPool:
     parallel: int | None = None
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid, or if this machine lacks the resources `asked` for by a model."""
+        """Raise InputError if a setting is invalid or this machine lacks the models' resources (`asked`)."""
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible()
@@ -55,7 +55,7 @@ class LocalPool:
                 )
 
     def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
-        """Run cells in the directory `where`; returns their final states. If interrupted, stops those that run."""
+        """Run cells in the directory `where`; returns their final states. If interrupted, stops the cells."""
         begun = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{begun:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         code, waiting, ended = snapshot(results), list(tasks), dict[str, CellState]()
@@ -80,7 +80,7 @@ class LocalPool:
         return ended
 
     def free_gpus(self, wanted: Resources, used: Iterable[Sequence[str]]) -> list[str] | None:
-        """GPUs for one more cell ([] if the machine has none); None if no slot is free, or if too few GPUs are free.
+        """GPUs for one more cell ([] if the machine has none); None if no slot or too few GPUs are free.
 
         `used` has the GPUs of each running cell.
         """
@@ -94,7 +94,7 @@ class LocalPool:
         import submitit
 
         executor = submitit.LocalExecutor(folder)
-        # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
+        # submitit sets CUDA_VISIBLE_DEVICES to numbers. This line, later in the job, restores the names.
         chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,

@@ -37,7 +37,7 @@ MEANINGS = {
 
 
 def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
-    """The states of those `jobs` that SLURM knows; `names` are the names of their submissions."""
+    """The states of the `jobs` that SLURM knows; `names` are the names of the jobs' submissions."""
     listed = call("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
                   "--format=%i|%T|%r")  # fmt: skip
     infos = {}
@@ -46,7 +46,7 @@ def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
         infos[job] = _info(state, "" if reason == "None" else reason)
     if missing := jobs - infos.keys():
         numbers = ",".join(sorted({job.partition("_")[0] for job in missing}))
-        # Without --array, the tasks of an array that ended before they began would share a row.
+        # Without --array, array tasks that ended before they started would share one row.
         words = ("--array", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
         with suppress(InputError):  # sacct fails if the cluster has no accounting
             for line in call("sacct", *words, f"--jobs={numbers}").splitlines():

@@ -1,6 +1,6 @@
-"""Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
+"""Run cells as jobs of a SLURM cluster through submitit, with a job array for each kind of resources.
 
-The arrays of a command share `parallel` equally, but one cell of each array may always run.
+A command's arrays share the limit `parallel` equally, but each array can always run at least one cell.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Slurm:
     srun: list[str] = field(default_factory=lambda: ["--kill-on-bad-exit=1"])
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid or SLURM is not installed; `asked` has resources by model name."""
+        """Raise InputError if a setting is invalid or SLURM is missing; `asked` has resources by model."""
         for where, text in texts(
             asdict(self), "launcher"
         ):  # a line break would add a line to the job's script
@@ -63,10 +63,10 @@ class Slurm:
         largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Submit tasks; those with equal resources form one array, or several if the cluster limits its size.
+        """Submit tasks. Those with equal resources form one array, or several if there are too many for one.
 
-        `where` is the working directory of the command: relative paths start there. Raises InputError if sbatch
-        refuses the tasks.
+        `where` is the working directory of the command, to which paths are relative. Raises InputError if
+        sbatch refuses the tasks.
         """
         kinds: dict[Resources, list[QueuedCell]] = {}
         for task in tasks:
@@ -97,7 +97,7 @@ class Slurm:
             **({"gpus_per_node": asked.gpus} if asked.gpus else {}),
             **{name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")},
         )
-        record.complete = True  # also if sbatch refuses
+        record.complete = True  # also if sbatch refuses the tasks
         try:
             with executor.batch():
                 jobs = [executor.submit(Job(t.key, t.config, record.where)) for t in part]

@@ -1,7 +1,7 @@
-"""Records of submissions: `submission.json` is written before SLURM is asked, and again with its answer.
+"""Records of submissions: `submission.json` is written before jobs are submitted, and again with their ids.
 
-If a command dies while it submits, its record stays incomplete. Before the next command submits anything, it cancels
-all jobs of the incomplete submission. It finds these jobs by the submission's name.
+If a command dies while it submits jobs, its record stays incomplete. Before the next command submits jobs, it
+finds the jobs of the incomplete submission by the submission's name, and cancels them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class QueuedCell:
     key: str
     config: Mapping[str, Any]  # in the recorded form: options and classes are names
     resources: Resources
-    evaluations: int  # an upper bound on the losses that its search asks for
+    evaluations: int  # an upper bound on the number of losses that the cell's search asks for
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Submission:
     folder: Path
     tasks: dict[str, QueuedCell]
     submitted: str  # the time of submission in UTC
-    code: str  # the folder in `code` with the copy that the jobs run
-    where: str  # the working directory of the command; relative paths start there
-    jobs: dict[str, str] = field(default_factory=dict)  # names in the scheduler, by the keys of cells
-    complete: bool = False  # whether the scheduler was asked; also true if it refused
+    code: str  # the folder in `code` with the copy of the code that the jobs run
+    where: str  # the working directory of the command, to which paths are relative
+    jobs: dict[str, str] = field(default_factory=dict)  # SLURM's job ids, by the keys of cells
+    complete: bool = False  # whether SLURM has answered; also true if it refused the jobs
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class Submission:
 
     @classmethod
     def load(cls, path: Path) -> Submission:
-        """Read a record. Raises DamagedError if the file does not hold one."""
+        """Read a record. Raises DamagedError if the file does not contain a record."""
         data = storage.read_json(path)
         try:
             for key, task in data["tasks"].items():
@@ -94,12 +94,12 @@ class Submission:
         scheduler.call("scancel", "--quiet", f"--name={self.name}")
 
     def log(self, key: str) -> Path | None:
-        """The log of the first rank of a cell's job; None if it has no job."""
+        """The log of the first rank of a cell's job; None if the cell has no job."""
         return self.folder / f"{self.jobs[key]}_0_log.err" if key in self.jobs else None
 
 
 def submissions(results: Path) -> Iterator[Submission]:
-    """Yield all records of a results folder, the oldest first."""
+    """Yield all records in a results folder, the oldest first."""
     for path in sorted((results / "jobs").glob(f"cells-*/{NAME}")):
         yield Submission.load(path)
 
@@ -116,7 +116,7 @@ def lock_of(results: Path) -> Path:
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """Keep other commands from submitting. At first, cancels the jobs of a command that died while it submitted."""
+    """Keep other commands from submitting. First, cancel the jobs of commands that died while submitting."""
     lock_of(results).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(results)):
         for record in submissions(results):
@@ -129,9 +129,9 @@ def submission_lock(results: Path) -> Iterator[None]:
 
 
 def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
-    """Prepared cells as tasks in the order in which they are submitted: the shortest search comes first.
+    """Prepared cells as tasks in the order of their submission: the shortest search comes first.
 
-    Longer searches begin with the losses of shorter ones on the same samples, and cells share losses.
+    Cells share losses. So a longer search can reuse the losses of shorter searches on the same samples.
     """
     cells = [(ready.cell, ready.evaluations) for ready in prepared]
     made = [QueuedCell(cell.key, cell.config, cell.model.resources, most) for cell, most in cells]

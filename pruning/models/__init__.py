@@ -1,1 +1,1 @@
-"""Models: settings, loading, packaged weights, the blocks of a model and how they are skipped or removed."""
+"""Models: settings, loading, packaged weights, and how blocks are found, skipped and removed."""

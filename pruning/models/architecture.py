@@ -1,4 +1,4 @@
-"""What a model's transformers configuration shows without weights, such as whether its blocks can be removed."""
+"""Facts that a transformers configuration shows without weights, such as whether blocks can be removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pruning.core.errors import InputError, UnskippableError
 
 
 def check_config(config: Any) -> None:
-    """Raise UnskippableError if the configuration shows that a block cannot be removed alone."""
+    """Raise UnskippableError if the configuration shows that single blocks cannot be removed."""
     if getattr(config, "is_encoder_decoder", False):
         raise UnskippableError(
             "it is an encoder-decoder model: only decoder-only language models can be pruned."
@@ -21,7 +21,7 @@ def check_config(config: Any) -> None:
 
 
 def check_stored(config: Any) -> None:
-    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned."""
+    """Raise UnskippableError if a stored configuration shows that its model cannot be pruned."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     check_config(config)
@@ -59,7 +59,7 @@ def check_stored(config: Any) -> None:
 
 
 def check_token_ids(rows: int, largest: Mapping[str, int]) -> None:
-    """Raise InputError if a token id in `largest` is not below `rows`, the number of the model's embeddings."""
+    """Raise InputError if a token id in `largest` is not below `rows`, the number of token embeddings."""
     for what, number in largest.items():
         if number >= rows:
             raise InputError(
@@ -69,30 +69,30 @@ def check_token_ids(rows: int, largest: Mapping[str, int]) -> None:
 
 
 def causal_class(config: Any) -> Any:
-    """The class that transformers loads for this configuration as a causal language model; None if it has none."""
+    """The transformers class of causal language models with this configuration; None if there is none."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 def context_length_of(config: Any) -> int | None:
-    """The longest input, in tokens, of a model with this configuration; None if the configuration sets no limit."""
+    """The longest input, in tokens, that this configuration allows; None if it sets no limit."""
     text = config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "max_seq_len")  # MPT has the second
+    names = ("max_position_embeddings", "max_seq_len")  # MPT uses the second name
     lengths = (getattr(text, name, None) for name in names)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def rope_change_of(config: Any) -> int | None:
-    """The length above which LongRoPE changes the position embeddings of a whole batch; None without LongRoPE."""
+    """The length above which LongRoPE changes a whole batch's position embeddings; None without LongRoPE."""
     ropes = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    # `ropes` holds the settings of all layers, or one mapping for each type of layer.
+    # `ropes` contains the settings for all layers, or one mapping with settings for each layer type.
     kinds = [ropes, *(kind for kind in ropes.values() if isinstance(kind, Mapping))]
     long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
     return min((kind["original_max_position_embeddings"] for kind in long), default=None)
 
 
 def attention_kernel(config: Any) -> str:
-    """The attention kernel to load a model with: sdpa if its class supports it, else eager, which all support."""
+    """The attention kernel for a model: sdpa if the model's class supports sdpa, else eager."""
     # If there is no class, loading reports what is wrong with the model.
     return "sdpa" if getattr(causal_class(config), "_supports_sdpa", False) else "eager"

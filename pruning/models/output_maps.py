@@ -1,9 +1,9 @@
-"""Repairs: linear maps of what sub-layers add to the hidden state, folded into the weights of the sub-layers.
+"""Repairs: linear maps of what sub-layers add to the hidden state, folded into the sub-layers' weights.
 
-A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add c * o T
-instead, with a matrix T (D, D), its last weights are multiplied by T along the axis of their outputs. If the block
-normalises o before it is added (Gemma), only a diagonal T can be folded, into the weight of that norm, which
-multiplies by w or by 1 + w. Probes with random values decide which case applies; names are not used.
+A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add
+c * o T instead, with a matrix T (D, D), its last weights are multiplied by T along their output axis. If the
+block normalises o before adding it (Gemma), T must be diagonal. It is then folded into the weight w of the
+norm, which multiplies by w or 1 + w. Tests with random values show which case applies; names are not used.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from pruning.models.blocks import (
 )
 from pruning.models.sublayers import Chain, find_chain
 
-# The largest relative difference that counts as rounding, by bytes per number. In other structures, it is about 1.
+# Relative differences up to this value count as rounding, by bytes per number. A wrong fold gives about 1.
 ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
 ADVICE = "Choose compensation=magnitude or compensation=none."
 WRONG_ADVICE = " Remove whole blocks with unit=block."  # ends errors about masks over sub-layers
-LARGE = 30.0  # size of random outputs relative to the hidden state, so that their sum is rounded little
-STD = 0.5  # of random weights
+LARGE = 30.0  # the size of random outputs relative to the hidden state, so that rounding matters little
+STD = 0.5  # the standard deviation of random weights
 
 NAME = "repair.safetensors"
 Precision = Callable[[str, torch.dtype], torch.dtype]
@@ -50,10 +50,10 @@ Precision = Callable[[str, torch.dtype], torch.dtype]
 
 @dataclass(frozen=True)
 class Repair:
-    """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP.
+    """The float32 map (D, D) or (D,) of each repaired unit: 2i is block i's attention, 2i + 1 its MLP.
 
-    What a sub-layer adds is multiplied by its map. The file `repair.safetensors` holds each map as a tensor named
-    after its sub-layer, such as `m3`.
+    A map multiplies what its sub-layer adds to the hidden state. The file `repair.safetensors` stores each
+    map as a tensor named after its sub-layer, such as `m3`.
     """
 
     maps: Mapping[int, Tensor]
@@ -98,14 +98,14 @@ def read_repair(folder: Path, sha256: str) -> Repair:
 
 @contextmanager
 def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
-    """Within this context the model has the folded weights of a repair, if there is one; see `replaced`."""
+    """Within this context, the model has a repair's folded weights, if there is a repair; see `replaced`."""
     with replaced(model, {} if repair is None else folded_weights(model, repair)):
         yield
 
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context the model has other values for some weights; use a new `Forward` inside it."""
+    """Within this context, the model has the given values of some weights; use a new `Forward` inside it."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:
@@ -118,10 +118,10 @@ def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def folded_weights(model: Any, repair: Repair, precision: Precision | None = None) -> dict[str, Tensor]:
-    """The weights into which maps are folded, by their names in the model.
+    """The new values of the weights into which a repair's maps are folded, by their names in the model.
 
-    Products are computed in float64 and rounded once, to the dtype that `precision` gives for a weight's name and
-    dtype (None: the weight's own). Raises InputError if a map cannot be folded.
+    Products are computed in float64 and rounded to the dtype `precision(name, dtype)` or, if `precision` is
+    None, to the weight's dtype. Raises InputError if a map cannot be folded.
     """
     found = {}
     for unit, change in sorted(repair.maps.items()):
@@ -141,7 +141,7 @@ def _short(unit: int) -> str:
 
 
 def _folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
-    """The weight with its outputs, along `axis`, multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
+    """The weight in float64, multiplied along its output `axis` by a matrix (D, D) or a diagonal (D,)."""
     last = weight.double().movedim(axis, -1) + offset
     return (_mapped(last, change.double().to(last.device)) - offset).movedim(-1, axis)
 
@@ -160,11 +160,11 @@ Axis = tuple[str, int, float]
 
 @dataclass(frozen=True)
 class Fold:
-    """The weights into which a map of what sub-layer `unit` adds can be folded.
+    """The weights into which a map of the sub-layer `unit` can be folded.
 
-    `form` is `linear`, or `diagonal` if only a diagonal map can be folded; then `why` is the reason. `adder` is the
-    module whose output, times `factor`, is added; the output has the width D = `width`. `axes` are the weights, and
-    how they are multiplied.
+    `form` is `linear` or, if only a diagonal map can be folded, `diagonal`; then `why` is the reason. The
+    sub-layer adds `factor` times the output of `adder`, whose width is D = `width`. `axes` lists the weights,
+    and how a map multiplies them.
     """
 
     unit: int
@@ -183,7 +183,7 @@ def _folds(_model: nn.Module) -> dict[int, Fold]:
 
 
 def find_fold(model: nn.Module, unit: int) -> Fold:
-    """The fold of a map into sub-layer `unit`: of a full map if that is possible, else of a diagonal map.
+    """The fold for the sub-layer `unit`: for any map if possible, else for diagonal maps.
 
     The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
     """
@@ -224,9 +224,9 @@ def _found(model: nn.Module, unit: int) -> Fold:
 
 
 def _factor(chain: Chain, unit: int, module: nn.Module, entry: BlockInputs) -> float | None:
-    """The factor c if the sub-layer adds c * o, and o is the output of `module`; None if it adds another tensor.
+    """The factor c if the sub-layer adds c * o, where o is the output of `module`; None if it does not.
 
-    The block is run with a random o: what is added must be c * o.
+    The block is run with a random o; its output minus its input must be c * o.
     """
     hidden = entry.hidden
     noise = torch.randn(4, hidden.shape[-1], generator=_seeded(), dtype=torch.float64)
@@ -262,13 +262,13 @@ def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool((actual - expected).norm() <= tolerance * expected.norm())
 
 
-# The axes of weights. The last weights of a sub-layer can be stored as (out, in), as (in, out), or as one tensor of
-# all experts, and biases have one axis. The shape of a square matrix does not show which axis holds the outputs. So
-# each choice is tried on a copy of the module with random weights: the right one multiplies the output by the map.
+# The output axes of weights. A sub-layer's last weights can be stored as (out, in), (in, out) or one tensor
+# of all experts; biases have one axis. The shape of a square matrix does not show which axis is for outputs.
+# So each axis is tried on a copy with random weights: the right one multiplies the copy's output by the map.
 
 
 class _Twin:
-    """A copy of a module with random weights, and random arguments for it. `saved` are the random weights."""
+    """A copy of a module with the random weights `saved`, and its arguments with a random hidden state."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.generator = _seeded()
@@ -285,20 +285,20 @@ class _Twin:
         self.set(self.saved)
 
     def set(self, values: Mapping[str, Tensor]) -> None:
-        """Set the weights that `values` names."""
+        """Set weights of the copy to `values`, by name."""
         with torch.no_grad():
             for name, value in values.items():
                 self.weights[name].copy_(value)
 
     def output(self) -> Tensor:
-        """The module's output."""
+        """The copy's output."""
         with torch.no_grad():
             output = self.module(*self.args, **self.kwargs)
         state: Tensor = output[0] if isinstance(output, tuple) else output
         return state
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The names of weights in `names`, in the order in which their modules return."""
+        """The weight names `names`, in the order in which the modules of the weights return."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}
@@ -307,10 +307,10 @@ class _Twin:
 
 
 def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tuple[Axis, ...] | None:
-    """The axes along which a map of a module's output is folded into its weights; None if the output is not linear.
+    """The axes along which a map of a module's output is folded into its weights; None if no axes fit.
 
-    `names` are the last weights of a main module. Without names, the module is a norm: all its weights take part,
-    each may have the offset 1, and the map is diagonal.
+    `names` are the last weights of a main module. If there are none, the module is a norm: all its weights
+    are used, each with the offset 0 or 1, and the map is diagonal.
     """
     own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
     weights = twin.in_order(name.removeprefix(f"{own}.") for name in names) or [*twin.weights]
@@ -338,17 +338,17 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
 
 # The output weights of a sub-layer: if they are zeros, the sub-layer adds exactly zero.
 #
-# These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
-# With all weights zero, a copy of the main module with random weights must return zeros. Then weights get their
-# random values back, one by one, in the order in which modules return. A weight that makes the output non-zero
-# becomes zero again. The weights that stay zero are a minimal set: the last ones that are used.
+# These are the output projection of attention, or the last projection of an MLP or its experts, with biases.
+# To find them, a copy of the main module gets zero weights and must return zeros. Then weights get random
+# values, one by one, in the order in which modules return. If a weight makes the output non-zero, it becomes
+# zero again. The weights that stay zero are a minimal set: the last ones that are used.
 
 
 def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """For each sub-layer of `units`, the names of its output weights in its block, such as `mlp.down_proj.weight`.
+    """The names of each sub-layer's output weights in its block, such as `mlp.down_proj.weight`, by unit.
 
-    The model is run once on four tokens. Raises UnskippableError if blocks do not have two sub-layers, or if zero
-    weights do not make a sub-layer's main module return zeros.
+    The model is run once on four tokens. Raises UnskippableError if blocks do not have two sub-layers, or if
+    a sub-layer's main module does not return zeros when its weights are zeros.
     """
     chain = find_chain(model, "sublayer")
     blocks, sublayers = chain.blocks.modules, chain.sublayers
@@ -368,14 +368,14 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
 
 
 def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Arguments]:
-    """The arguments with which the model calls some of its modules, for four tokens."""
+    """The arguments with which the model calls each of `modules` on four tokens."""
     with calls_of(modules) as calls, torch.no_grad():
         logits_of(model, few_tokens(model))
     return {call.module: (call.args, call.kwargs) for call in calls}
 
 
 def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """The names of a minimal set of weights that decide whether a module returns zeros; empty if there is none."""
+    """A minimal set of weights, by name, whose zeros make the module return zeros; empty if there is none."""
     twin = _Twin(main, args, kwargs)
     names, zeros = twin.in_order(twin.weights), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
     twin.set(zeros)

@@ -1,4 +1,4 @@
-"""Choose the device of each weight from the configuration alone, before any weight is read; hold the loaded model.
+"""Choose each weight's device from the configuration, before weights are read. Define a loaded model's class.
 
 If a model fits one GPU, the model is placed on that GPU. A larger model is spread over the GPUs of its rank,
 block by block. The GPUs work one after another, so more GPUs give more memory but no more speed.
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Memory is kept free for hidden states and logits: in main memory, the fraction `SHARE` of what is available; on a
-# GPU, the fraction `SHARE` of the whole GPU memory, and at least `LEAST` bytes.
+# Memory is kept free for hidden states and logits: the fraction `SHARE` of the available main memory or, on a
+# GPU, the fraction `SHARE` of the whole GPU memory but at least `LEAST` bytes.
 SHARE, LEAST = 0.1, 1 << 30
 CPU = "cpu"
 
 
 def device_options(name: str, dtype: str, device_map: str, config: Any) -> dict[str, Any]:
-    """Device options for `from_pretrained`; empty if there are no GPUs and the model fits main memory.
+    """Device options for `from_pretrained`; empty if no GPU is used and the model fits into main memory.
 
-    Raises InputError, with all sizes, if the model does not fit.
+    Raises InputError, with all memory sizes, if the model does not fit.
     """
     import psutil
     import torch
@@ -48,7 +48,7 @@ def device_options(name: str, dtype: str, device_map: str, config: Any) -> dict[
     if total <= (gpus[0] if gpus else memory):
         return {"device_map": {"": 0}} if gpus else {}
     split = {"no_split_module_classes": list(empty._no_split_modules or ()), "dtype": precision}
-    # Evenly over the GPUs, if that is possible.
+    # Spread the weights evenly over the GPUs if possible.
     for limits in [get_balanced_memory(empty, max_memory=dict(gpus), **split), gpus] if gpus else []:
         chosen = dict(infer_auto_device_map(empty, max_memory=dict(limits), **split))
         if "disk" not in chosen.values():
@@ -67,7 +67,7 @@ def device_options(name: str, dtype: str, device_map: str, config: Any) -> dict[
 
 
 def _free(gpu: int) -> int:
-    """The bytes for weights on a GPU."""
+    """The number of bytes that are free for weights on a GPU."""
     import torch
 
     free, whole = torch.cuda.mem_get_info(gpu)
@@ -79,7 +79,7 @@ def _free(gpu: int) -> int:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a result records about a model."""
+    """The facts that a result records about a model."""
 
     name: str
     source: str
@@ -93,7 +93,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
+    """A loaded model in evaluation mode, with the facts that results record about it."""
 
     module: Any  # transformers.PreTrainedModel
     info: ModelInfo
@@ -106,7 +106,7 @@ class LanguageModel:
         return input_device(self.module)
 
     def weights_sha256(self) -> str:
-        """The SHA-256 of all weights and their names as they are in memory."""
+        """The SHA-256 of the names and values of all weights in memory."""
         import torch
 
         found = hashlib.sha256()

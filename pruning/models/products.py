@@ -1,8 +1,8 @@
-"""Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
+"""Matrix products in float32 for half-precision models, on processors that multiply float32 faster.
 
-Processors without AMX take about twice as long in bfloat16 as in float32, and eight times as long if they only have
-AVX2. On them, linear layers convert their factors to float32, multiply, and round the result. This is as precise as a
-product in half precision, whose sums are formed in float32 anyway; only the order of the additions differs.
+Processors without AMX take about twice as long in bfloat16 as in float32; with AVX2 only, eight times.
+Linear layers then convert inputs and weights to float32, multiply, and round the product. This is as precise
+as a product in half precision, which also adds in float32; only the order of the additions differs.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 HALVES = (torch.bfloat16, torch.float16)
-# With fewer than 50 to 100 rows, converting the weights takes longer than the product in float32 saves.
+# With fewer than 50 to 100 rows, converting the weights takes more time than the float32 product saves.
 FEWEST_ROWS = 128
-# Weights are converted for this many outputs at a time, so that the layer over the vocabulary takes little memory.
+# Weights are converted for this many outputs at a time, so that a large output layer needs little memory.
 OUTPUTS = 8192
-# float32 must be this many times as fast. With a value near 1, two measurements on one machine could disagree.
+# float32 must be more than this many times as fast. Near 1, two measurements on one machine could disagree.
 FASTER = 1.25
 
 _within = 0  # the number of open contexts of `for_any_rows`, which generators enter and leave in any order
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer in half precision that multiplies in float32 if it gets `fewest` rows or more."""
+    """A half-precision linear layer that multiplies in float32 if its input has at least `fewest` rows."""
 
     fewest: ClassVar[int] = FEWEST_ROWS
 
@@ -55,7 +55,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`product` with gradients. Its factors are kept in half precision, not as copies in float32."""
+    """`product` with gradients. For the backward pass, the factors are saved in half precision."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -74,7 +74,7 @@ class _Product(torch.autograd.Function):
 
 
 def _times(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient `grad W` (..., inputs) of the inputs, summed in float32 over all outputs."""
+    """The gradient `grad W` (..., inputs) with respect to the inputs, summed in float32 over all outputs."""
     total = grad.new_zeros(*grad.shape[:-1], weight.shape[1], dtype=torch.float32)
     for cut in _cuts(weight):
         total += grad[..., cut].float() @ weight[cut].float()
@@ -82,7 +82,7 @@ def _times(grad: Tensor, weight: Tensor) -> Tensor:
 
 
 def _outer(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient `grad^T x` (outputs, inputs) of the weights, for rows (rows, outputs) and (rows, inputs)."""
+    """The weights' gradient `grad^T x` (outputs, inputs), from `grad` (rows, outputs), `x` (rows, inputs)."""
     single, out = x.float(), x.new_empty(grad.shape[1], x.shape[1])
     for cut in _cuts(out):
         out[cut] = grad[:, cut].float().t() @ single
@@ -90,15 +90,15 @@ def _outer(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _cuts(weight: Tensor) -> list[slice]:
-    """The outputs of a layer, OUTPUTS at a time."""
+    """Slices of a layer's outputs, with at most OUTPUTS outputs each."""
     return [slice(start, start + OUTPUTS) for start in range(0, len(weight), OUTPUTS)]
 
 
 @contextmanager
 def for_any_rows() -> Iterator[None]:
-    """Within this context, products with few rows are computed in float32, too.
+    """Within this context, `Float32Linear` multiplies in float32 for any number of rows.
 
-    So the losses of a race's first samples equal those of the same samples among all.
+    So a race, which starts with few samples, gets the same losses for them as if all samples were scored.
     """
     global _within
     _within += 1
@@ -111,7 +111,7 @@ def for_any_rows() -> Iterator[None]:
 
 
 def use_faster_products(module: nn.Module) -> bool:
-    """Let the linear layers on the CPU multiply in float32 if that is faster; returns whether any was changed."""
+    """Make CPU linear layers multiply in float32 if that is faster; returns whether any was changed."""
     layers = [
         one
         for one in module.modules()
@@ -143,7 +143,7 @@ def native_products(module: nn.Module) -> Iterator[None]:
 def float32_is_faster(dtype: torch.dtype) -> bool:
     """Whether this processor multiplies float32 clearly faster than `dtype`. Measured once, in about 0.1 s.
 
-    One thread is measured by its CPU time, so that other processes do not change the answer.
+    The CPU time of one thread is measured, so that other processes do not affect the answer.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -154,7 +154,7 @@ def float32_is_faster(dtype: torch.dtype) -> bool:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """The least CPU seconds of three products, after one that sets up the library."""
+    """The shortest CPU time of three products, in seconds. A product before them initialises the library."""
     x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     taken = []
     for _ in range(4):

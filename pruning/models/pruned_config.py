@@ -1,8 +1,8 @@
-"""Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
+"""Make the configuration of a model with fewer blocks; check without weights that kept blocks are unchanged.
 
-Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead compute such a setting from the block's number, which no filtered list can express. So both
-models are built without weights, and the kept blocks are compared.
+Settings per block (kinds of attention, blocks with experts, ...) are filtered and renumbered. Some
+architectures instead compute such a setting from a block's number, so it can change with the number.
+Therefore both models are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
-# each block.
+# Settings that are lists of block numbers. In a model of N blocks, any other list with N entries has one
+# entry per block.
 NUMBERS = (
     *("attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids"),
     *("kv_source_layers", "local_layer_ids", "mlp_only_layers", "moe_layers", "ple_layer_ids"),
     "rope_scaling_layers",
 )
-# Settings that hold the number of first blocks that differ from the others.
+# Settings that are the number of leading blocks that differ from the others.
 COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
-# Settings that are rules for the kinds of blocks. If `layer_types` lists the kind of each block, these rules are
+# Settings that give the kinds of blocks by a rule. If `layer_types` lists each block's kind, the rules are
 # removed, unless the configuration class declares them.
 RULES = ("sliding_window_pattern", "_sliding_window_pattern")
-# Attributes that hold a block's number or the number of blocks.
+# Attributes whose value is a block's number or the number of blocks.
 NUMBERING = re.compile(r"(idx|index|layer_id|layer_number|num_\w*layers)$")
 NOT_PER_BLOCK = ("architectures", "attention_types", "time_step_limit")
 
@@ -39,7 +39,7 @@ NOT_PER_BLOCK = ("architectures", "attention_types", "time_step_limit")
 def pruned_config(config: Any, mask: Mask) -> Any:
     """A copy of a transformers configuration for the blocks that a mask keeps.
 
-    Raises InputError if the configuration overrides settings block by block.
+    Raises InputError if the configuration has separate settings for single blocks (`per_layer_config`).
     """
     new = copy.deepcopy(config)
     text = new.get_text_config(decoder=True)
@@ -62,7 +62,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
     for name in COUNTS:
         if isinstance(count := vars(text).get(name), int):
             setattr(text, name, sum(old < count for old in mask.kept))
-    # Rules that depend on a block's number become lists, for architectures that accept both.
+    # The list `layer_types` replaces rules that depend on a block's number.
     if vars(text).get("layer_types") is not None:
         for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
             vars(text).pop(name, None)
@@ -73,7 +73,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
 
 
 def skeleton(config: Any, **options: Any) -> Any:
-    """The causal language model of a configuration, on the meta device; `options` are those of `from_config`."""
+    """A causal language model with this configuration on the meta device; `options` go to `from_config`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -84,7 +84,7 @@ def skeleton(config: Any, **options: Any) -> Any:
 
 
 def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
-    """The name and the list of a model's decoder blocks, from its structure alone: nothing is run.
+    """The name and the list of a model's decoder blocks, found without running the model.
 
     Raises UnskippableError unless the decoder has exactly one list of `count` modules.
     """
@@ -100,9 +100,9 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
-    """Both models, without weights. Raises InputError unless the smaller one has exactly the kept blocks.
+    """Both models, without weights. Raises InputError unless the smaller model's blocks are the kept blocks.
 
-    Only the block's number and the number of blocks may differ (`_traits`).
+    Of the compared properties (`_traits`), only a block's number and the number of blocks may differ.
     """
     try:
         dense, pruned = skeleton(config), skeleton(smaller)
@@ -126,7 +126,7 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
 
 
 def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the name and value of everything that determines what a block computes, except the values of weights."""
+    """Yield the name and value of each property that determines a block's outputs, except weight values."""
     for path, module in block.named_modules():
         yield f"{path} class".lstrip(), type(module).__name__
         for name, value in vars(module).items():

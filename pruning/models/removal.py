@@ -1,8 +1,8 @@
-"""Temporarily remove units from a model in memory. The result equals the model that an export of the mask would load.
+"""Temporarily remove units from a model in memory. It then equals a model loaded from the mask's export.
 
-Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the configuration
-become those of the smaller model, so the model can generate with a cache. If only one sub-layer of a block is
-removed, the modules of this sub-layer are replaced by modules without weights.
+Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the
+configuration become those of the smaller model, so it can generate with a cache. If only one sub-layer of a
+block is removed, its modules are replaced by modules without weights.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pruning.models.blocks import ROUNDING, few_tokens, find_blocks, hidden_stat
 from pruning.models.pruned_config import check_same_blocks, pruned_config
 from pruning.models.sublayers import CACHES, Forward, find_chain
 
-# Attributes that hold the number of a block.
+# Attributes whose value is a block's number.
 NUMBER = re.compile(r"(layer_idx|layer_index|layer_id|layer_number)$")
 
 
 def smaller_config(model: Any, mask: Mask) -> Any:
     """The configuration of the model that `blocks_removed` makes.
 
-    Raises InputError, as an export does, if a configuration of this architecture cannot describe these blocks. Raises
-    InputError if the model could not generate with a cache, and UnskippableError if blocks have no sub-layers.
+    Raises InputError if no configuration of this architecture fits the kept blocks, or if the model cannot
+    generate with a cache. Raises UnskippableError if the mask needs sub-layers and blocks have none.
     """
     blocks = Mask(mask.n_blocks, mask.gone)
     smaller = pruned_config(model.config, blocks)
@@ -42,7 +42,7 @@ def smaller_config(model: Any, mask: Mask) -> Any:
 
 
 def _check_cache(model: Any) -> None:
-    """Raise InputError unless a step with a cache gives the logits of a pass without one."""
+    """Raise InputError unless generating with a cache gives the same logits as a pass without a cache."""
     ids = few_tokens(model)
     with torch.no_grad():
         whole = model(input_ids=ids, use_cache=False).logits[:, -1]
@@ -59,7 +59,7 @@ def _check_cache(model: Any) -> None:
 
 @contextmanager
 def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
-    """Within this context the model has only the kept units; on exit everything is restored."""
+    """Within this context, the model has only the kept units; on exit, everything is restored."""
     blocks = find_blocks(model)
     path, _, name = blocks.path.rpartition(".")
     kept = [block for block in range(mask.n_blocks) if block not in mask.gone]
@@ -100,9 +100,9 @@ def _replaced(entries: dict[str, Any], values: Mapping[str, Any]) -> Iterator[No
 
 
 def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
-    """A module of the same class and attributes as `module`, without weights, whose `forward` is `forward`.
+    """A module without weights, with the class and attributes of `module` and the given `forward` method.
 
-    Some blocks read attributes of their modules, so an empty module of another class would not do.
+    Some blocks read attributes of their modules, so a module of another class would not work.
     """
     hollow = copy.copy(module)
     for registry in ("_parameters", "_buffers", "_modules"):
@@ -113,9 +113,9 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
 
 
 def _counting(forward: Forward, layer: int) -> Forward:
-    """A `forward` of a removed attention, which also puts its tokens into a layer of the cache, as one zero each.
+    """A `forward` for removed attention, which also adds one zero per token to the cache's layer `layer`.
 
-    A model reads the number of cached tokens and the sizes of masks from the first layer of each kind.
+    From the cache's first layer of each kind, a model reads the number of cached tokens and sizes of masks.
     """
     from transformers import Cache
     from transformers.cache_utils import CacheLayerMixin
@@ -124,7 +124,7 @@ def _counting(forward: Forward, layer: int) -> Forward:
         hidden = hidden_state(args, kwargs)
         assert hidden is not None
         for cache in (value for value in (*args, *kwargs.values()) if isinstance(value, Cache)):
-            if all(isinstance(one, CacheLayerMixin) for one in cache.layers[layer : layer + 1]):  # no mixer
+            if all(isinstance(one, CacheLayerMixin) for one in cache.layers[layer : layer + 1]):  # not Mamba
                 zeros = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
                 cache.update(zeros, zeros, layer)
         return forward(*args, **kwargs)

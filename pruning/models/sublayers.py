@@ -1,14 +1,14 @@
 """Find the units of a model (blocks, or the two sub-layers of each block), run them one by one, and skip them.
 
-A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1); A and M include their norms. To switch a
-child module off is to let it return zeros. A block can be split if two children, one called before the other, pass
-this test on the block's input for four tokens:
+A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1); A and M include their norms. A child
+module is switched off by making it return zeros. A block can be split if two children, one called before the
+other, pass this test on the block's input for four tokens:
 
 - if both are off, the block returns its input;
-- if only one of them is off, the output differs from the block's input, and from its output with both on;
-- the first sub-layer, followed by the second, returns bitwise the output of the whole block.
+- if only one of them is off, the output differs from the block's input and from its output with both on;
+- the first sub-layer followed by the second returns bitwise the output of the whole block.
 
-A mixer such as Mamba counts as attention, and the experts of a block count as one MLP. Names are not used.
+A mixer such as Mamba counts as attention, and all experts of a block count as one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from pruning.models.blocks import (
 )
 
 Forward = Callable[..., Any]
-CACHES = ("cache", "past_key_values", "cache_params", "state")  # arguments of models that hold a cache
+CACHES = ("cache", "past_key_values", "cache_params", "state")  # names of model arguments for a cache
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """One sub-layer of a block, and how the block is run so that only this sub-layer adds to the state.
+    """One sub-layer of a block, and the replacements with which the block runs only this sub-layer.
 
-    `main` is the child of the block whose output is added. `others` holds the modules of the other sub-layer, each
-    with the method that replaces its `forward`.
+    `main` is the block's child whose output is added to the hidden state. `others` has the modules of the
+    other sub-layer, each with the method that replaces its `forward`.
     """
 
     block: int
@@ -60,7 +60,7 @@ class Sublayer:
     others: tuple[tuple[nn.Module, Forward], ...]
 
     def parameters(self, block: nn.Module) -> list[nn.Parameter]:
-        """The weights of the block that this sub-layer uses."""
+        """The block's weights that this sub-layer uses."""
         idle = {id(p) for module, _ in self.others for p in module.parameters()}
         return [p for p in block.parameters() if id(p) not in idle]
 
@@ -85,7 +85,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """The output (B, T, D) of unit `index` for a hidden state; `entry` is from an input of the same shape."""
+        """The output (B, T, D) of unit `index`; `entry` has the inputs of a pass of `hidden`'s shape."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():
@@ -103,7 +103,7 @@ class Chain:
         return [sum(p.numel() for p in self.weights(index)) for index in range(len(self))]
 
     def block_shares(self) -> Sequence[float]:
-        """For each unit, its share of the parameters of its block; 1 for a block."""
+        """For each sub-layer, its share of its block's parameters; 1 if the units are blocks."""
         if not self.sublayers:
             return [1] * len(self)
         sizes = self.sizes()
@@ -132,14 +132,14 @@ def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
 
 @contextmanager
 def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
-    """Within this context, each dropped unit adds nothing to the hidden state that it receives.
+    """Within this context, dropped units are skipped: they add nothing to the hidden state.
 
-    If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`. Methods
-    `forward` are replaced, so a dropped unit is not run. On exit everything is restored, including the device hooks
-    of accelerate, which also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
+    If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`.
+    `forward` methods are replaced, so dropped units do not run. On exit, all methods are restored, including
+    accelerate's device hooks. Contexts can be nested. Raises UnskippableError if the mask does not fit.
 
-    Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
-    positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError.
+    Caching is off within the context: if a cache were used and block 0 skipped, the model would count the
+    positions of new tokens from 0 again. So a forward pass with a cache raises InputError.
     """
     chain = find_chain(model, mask.unit)
     blocks = chain.blocks
@@ -222,7 +222,7 @@ class _BlockProbe:
     def _pair(
         self, outputs: Mapping[nn.Module, Any], whole: Tensor
     ) -> tuple[tuple[nn.Module, nn.Module] | None, bool]:
-        """The best pair of children that are added one after the other; whether a pair is added to the same state."""
+        """The best pair of children that add to the state in sequence; whether a pair adds to one state."""
         zeros = {child: _Zeros(output) for child, output in outputs.items()}
         alone = {child: self._with({child: zeros[child]}, self.hidden) for child in outputs}
         adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]
@@ -231,7 +231,7 @@ class _BlockProbe:
         weights = _size(self.blocks.modules[self.index])
         for first, second in combinations(adding, 2):
             if 2 * (_size(first) + _size(second)) < weights:
-                continue  # without biases, a norm that returns zeros switches off what follows it
+                continue  # zeros from a norm also switch off the next module, if it has no biases
             both = self._with({first: zeros[first], second: zeros[second]}, self.hidden)
             if both is None or not _equal(both, self.hidden):
                 continue
@@ -240,8 +240,8 @@ class _BlockProbe:
             after = self._with({first: zeros[first]}, alone[second])
             if after is None or not _equal(after, whole):
                 parallel = True
-            # A later pair is preferred unless one of its children has less than half of the weights: a norm before or
-            # after a sub-layer can pass the test, too, but has far fewer weights.
+            # A later pair is preferred, unless a child has less than half as many weights as in the earlier
+            # pair: norms before or after a sub-layer can pass the test, too, but have far fewer weights.
             elif best is None or (2 * _size(first) >= _size(best[0]) and 2 * _size(second) >= _size(best[1])):
                 best = first, second
         return best, parallel
@@ -262,7 +262,7 @@ class _BlockProbe:
         return tuple(chosen.items())
 
     def _with(self, forwards: Mapping[nn.Module, Forward], state: Tensor | None) -> Tensor | None:
-        """The block's output with some methods replaced; None if the block cannot be run that way."""
+        """The block's output with some `forward` methods replaced; None if the block fails with them."""
         if state is None:
             return None
         try:
@@ -273,7 +273,7 @@ class _BlockProbe:
 
 
 class _Zeros:
-    """A `forward` method that returns zeros as the hidden state, or with `scalar` one zero, for the same sum."""
+    """A `forward` method that returns zeros as the hidden state; with `scalar`, one zero that broadcasts."""
 
     def __init__(self, output: Any, scalar: bool = False) -> None:
         found = _tensor(output)
@@ -290,7 +290,7 @@ class _Zeros:
 
 @contextmanager
 def _replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Within this context, the methods `forward` of some modules are replaced."""
+    """Within this context, the `forward` methods of some modules are replaced."""
     with ExitStack() as stack:
         for module, forward in forwards.items():
             stack.enter_context(swapped(module, "forward", forward))
@@ -303,7 +303,7 @@ def _tensor(output: Any) -> Tensor | None:
 
 
 def _size(module: nn.Module) -> int:
-    """The number of weights."""
+    """The number of a module's weights."""
     return sum(weight.numel() for weight in module.parameters())
 
 

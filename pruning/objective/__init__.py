@@ -1,6 +1,6 @@
-"""Objectives: settings that turn a model and samples into a loss of masks.
+"""Objectives: classes with settings, which define the loss of a mask for a model and samples.
 
-Lower is always better. torch is imported inside functions, so that composing a configuration stays fast.
+A lower loss is always better. torch is imported inside functions, so that composing a configuration is fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 
-if TYPE_CHECKING:  # re-exported, so that each objective has the types of its annotations from here
+if TYPE_CHECKING:  # re-exported: objectives import the types of their annotations from here
     from torch import Tensor as Tensor
 
     from pruning.calibration.samples import Row as Row
@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # re-exported, so that each objective has the types of its an
 else:
     Distributions = Forward = Row = Samples = Tensor = Any
 
-# (mask, one term per sample, seconds to score the mask), as soon as a mask is scored, in any order.
+# Yields (mask, one term per sample, seconds to score the mask) as soon as a mask is scored, in any order.
 Scored: TypeAlias = Iterator[tuple[Mask, Sequence[float], float]]
 Terms: TypeAlias = Callable[[Sequence[Mask]], Scored]
-# Maps a kind of units to the answer to `pruning.algo.Gates`, (samples, N).
+# Maps the kind of units to the answer to `pruning.algo.Gates`, an array (samples, N).
 Gradient: TypeAlias = Callable[[str], np.ndarray[Any, Any]]
 
 
@@ -37,11 +37,11 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> str:
-        """The kind of calibration that the objective needs: "text", "items", "any" (either kind), or "both"."""
+        """The kind of samples that the objective needs: "text", "items", "any" (either kind), or "both"."""
         ...
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss of masks of this model on these samples. Nothing is computed before the loss is called."""
+        """The loss of this model's masks on these samples. Nothing is computed before the loss is called."""
         ...
 
 
@@ -49,7 +49,7 @@ class Objective(Protocol):
 class Loss:
     """An objective bound to a model and samples. A call with masks yields their scores as they are computed.
 
-    `bounds` yields terms that are at most those of `terms`, for less work; None if there are none.
+    `bounds` yields lower bounds of the terms, with less work; None if the objective has no bounds.
     """
 
     estimate: Estimate
@@ -66,7 +66,7 @@ class Loss:
 def mapped(
     rows: Iterable[tuple[Mask, list[float], float]], terms: Callable[[list[float]], Sequence[float]]
 ) -> Scored:
-    """For each mask, the terms of the samples, which `terms` computes from the values of the rows."""
+    """Yield each mask with the terms of the samples, which `terms` computes from the values of the rows."""
     for mask, values, seconds in rows:
         yield mask, terms(values), seconds
 
@@ -104,7 +104,7 @@ class Calibrated:
         return self.forward.model.module.dtype in HALVES
 
     def in_float32(self) -> Loss | None:
-        """The loss over all samples in float32, or None if the model cannot be held in float32 as well."""
+        """The loss over all samples in float32, or None if no float32 copy of the model can be made."""
         from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)

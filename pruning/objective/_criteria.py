@@ -1,8 +1,8 @@
-"""Criteria: losses of how far the hidden state moves between two depths of the dense model, measured in one pass.
+"""Criteria: losses that measure how far the hidden state moves between two depths of the dense model.
 
-Each criterion becomes a loss of masks, so any search can use it. Depth i is before unit i (a block or a sub-layer);
-depth N is after the last unit and before the final norm. h_i is the state at depth i. Removing a run of units i..j-1
-joins depth i to depth j. The loss of a mask is a sum, averaged over samples:
+Each criterion is a loss of masks, so any search can use it. One pass gives the states h_i at all depths.
+Depth i is before unit i (a block or sub-layer); depth N is after the last unit and before the final norm.
+Removing a run of units i..j-1 joins depth i to depth j. The loss of a mask is a sum, averaged over samples:
 
     by="block"    sum over removed units i of          distance(i, i + 1)      additive over units
     by="run"      sum over maximal runs i..j-1 of      distance(i, j)          as in Gromov et al. and MI-PRUN
@@ -31,7 +31,7 @@ def between_states(forward: Forward, samples: Samples, distance: Distance, by: s
 
     @cache
     def distances(unit: str) -> Array:
-        """(samples, N + 1, N + 1) for depths i < j; if `by` is "block", only j = i + 1 is filled."""
+        """Distances (samples, N + 1, N + 1) between depths i < j; if `by` is "block", only for j = i + 1."""
         from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 
@@ -79,6 +79,6 @@ def runs(mask: Mask) -> list[tuple[int, int]]:
 
 
 def by_sample(samples: Samples, rows: Array) -> Array:
-    """The mean over the rows of each sample. A window has one row; an item has one row per choice."""
+    """The mean of `rows` over each sample's rows. A window has one row; an item has one row per choice."""
     ends = np.cumsum([len(unit) for unit in samples.units])
     return np.array([rows[a:b].mean(0) for a, b in zip([0, *ends[:-1]], ends, strict=True)])

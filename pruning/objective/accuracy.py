@@ -1,4 +1,4 @@
-"""Accuracy: the paper evaluates masks by it, and searches with the margin, which is smooth."""
+"""Accuracy. The paper evaluates masks by their accuracy but searches with the margin, which is smooth."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Accuracy:
 
         1 - [s(r) is highest] / (number of answers that score highest)  +  1e-6 * margin
 
-    Answers that tie for the highest score share the point for a right answer, so a model that scores all answers
-    equally gets the accuracy of guessing. The margin ranks masks with as many right answers, which are common on a
-    small calibration set; no reported accuracy includes it. With fewer than about 50,000 items, it cannot outweigh
-    one.
+    Answers that tie for the highest score share the point for a right answer. So a model that scores all
+    answers equally gets the accuracy of guessing. Masks with equal fractions are common on a small
+    calibration set. With fewer than about 50,000 items, the margin cannot outweigh a right answer. No
+    reported accuracy includes it.
     """
 
     needs: ClassVar[str] = "items"
@@ -36,6 +36,6 @@ class Accuracy:
 
 
 def miss(scores: Sequence[float], right: int) -> float:
-    """0 if the right answer scores highest, 1 if it does not; between 0 and 1 if it shares the highest score."""
+    """0 if only the right answer scores highest, 1 - 1/n if it is one of n that do, else 1."""
     highest = max(scores)
     return 1.0 - (scores[right] == highest) / sum(score == highest for score in scores)

@@ -1,5 +1,5 @@
 """Angular distance. Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (arXiv 2403.17887),
-who consider masks of one run only: d(l, l + n).
+who only consider masks that remove one run of blocks: d(l, l + n).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pruning.objective._criteria import BY, between_states
 class Angular:
     """The angle between the final token's states before and after a run of removed blocks, as a fraction of pi.
 
-    With the final token T of a row, a run of removed blocks i..j-1 costs
+    If T is the final token of a row, a run of removed blocks i..j-1 costs
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
     """
@@ -29,7 +29,7 @@ class Angular:
         check_known("objective", self, by=BY)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss as a sum over runs of removed blocks, with one term per sample."""
+        """The loss as a sum over removed blocks or runs, with one term per sample."""
         return between_states(forward, samples, _angle, self.by)
 
 

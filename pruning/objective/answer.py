@@ -1,4 +1,4 @@
-"""Answer: perplexity on right answers instead of text, which a study can compare with perplexity and the margin."""
+"""Answer: perplexity of right answers instead of text. A study can compare it with perplexity and margin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.objective.perplexity import of_rows
 class Answer:
     """Mean over items of -s(right answer), in nats per token, with the score s of `margin.py`. It is at least 0.
 
-    It is the margin without the wrong answers, which are not read. Source: none.
+    It is the margin without its mean over wrong answers; these are not scored. Source: none.
     """
 
     needs: ClassVar[str] = "items"

@@ -1,4 +1,4 @@
-"""Choice: the question of the margin with a bounded loss: an item that is answered clearly adds almost nothing."""
+"""Choice: like the margin, but an item for which the right answer clearly wins adds almost nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pruning.objective.margin import of_answers
 
 @dataclass(frozen=True)
 class Choice:
-    """Mean over items of -ln of the right answer's share among all answers, in nats.
+    """Mean over items of -ln of the right answer's probability among the item's answers, in nats.
 
     With the score s of `margin.py`, the answers A and the right answer r, the term of an item is
 
         ln( sum over a in A of exp s(a) )  -  s(r)
 
-    It is 0 if the right answer takes everything, and ln |A| if all answers score equally. Source: none.
+    It is 0 if this probability is 1, and ln |A| if all answers score equally. Source: none.
     """
 
     needs: ClassVar[str] = "items"
@@ -31,5 +31,5 @@ class Choice:
 
 
 def surprise(scores: Sequence[float], right: int) -> float:
-    """-ln of the right answer's share in the softmax of the scores."""
+    """-ln of the right answer's probability in the softmax of the scores."""
     return float(np.logaddexp.reduce(scores)) - scores[right]

@@ -16,7 +16,7 @@ from pruning.objective import Distributions, Forward, Loss, Samples, Tensor, map
 class Divergence:
     """Mean over scored positions of KL(dense || pruned), in nats.
 
-    p_t and q_t are the next-token distributions of the dense and of the pruned model at position t:
+    p_t and q_t are the next-token distributions of the dense model and the pruned model at position t:
 
         loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
 
@@ -37,10 +37,10 @@ def between_distributions(
     value: Callable[[Distributions, Distributions], Tensor],
     bounded: bool = False,
 ) -> Loss:
-    """The mean of `value(pruned, dense)` over scored positions; `value` maps distributions at m positions to (m,).
+    """A loss: the mean over scored positions of `value(pruned, dense)`, which maps m positions to (m,).
 
-    The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item. If
-    `bounded`, `value` is the divergence, and the loss has bounds.
+    The term of a sample is the mean over its scored positions: those of a window, or of all answers of an
+    item. If `bounded` is true, `value` must be the divergence, and the loss has bounds.
     """
     from pruning.engine.bounds import bounds
     from pruning.engine.head import Readout

@@ -1,8 +1,8 @@
 """The task likelihood margin. Source: the paper's objective B, "the average log-likelihood gap between correct and
 incorrect answers", based on PuDDing (arXiv 2502.04348, section 3.2).
 
-An item is a prompt q with several answers, one of them right. Let a_1..a_n be the tokens of an answer a. Its score is
-its mean token log-likelihood, in nats:
+An item is a prompt q with several answers, one of them right. The score of an answer a with tokens a_1..a_n
+is the mean log-likelihood of these tokens, in nats:
 
     s(a) = (1 / n) * sum over j of ln p(a_j | q, a_<j)
 """
@@ -21,15 +21,15 @@ from pruning.objective import Forward, Loss, Samples, mapped
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much wrong answers are preferred to right ones, in nats per token.
+    """How much the model prefers wrong answers to right ones, in nats per token.
 
     The term of an item with right answer r and wrong answers W is
 
         (1 / |W|) * sum over w in W of s(w)  -  s(r)
 
-    A negative value means that right answers are preferred, so lower is better, as for every objective. PuDDing's
-    code computes |W| times this term, so that items with many choices count more. The paper says "average", so the
-    average is used here.
+    A negative value means that right answers are preferred, so lower is better, as for every objective.
+    PuDDing's code computes |W| times this term, so items with many choices count more. The paper says
+    "average", so the average is used here.
     """
 
     needs: ClassVar[str] = "items"
@@ -38,7 +38,7 @@ class Margin:
         """The loss over multiple-choice items, with one term per item."""
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
-            """A gap is linear in the log-likelihoods, so the gradient of a gap is the gap of the gradients."""
+            """A gap is linear in the scores, so its gradient is the gap of the scores' gradients."""
             from pruning.engine.dense_pass import gate_gradients
 
             columns = gate_gradients(forward, samples.rows, unit).T.tolist()
@@ -48,7 +48,7 @@ class Margin:
 
 
 def of_answers(forward: Forward, samples: Samples, term: Callable[[Sequence[float], int], float]) -> Loss:
-    """The mean over items of `term(scores of the answers, number of the right one)`."""
+    """A loss: the mean over items of `term(scores of the answers, index of the right answer)`."""
 
     def terms(logliks: list[float]) -> list[float]:
         return [term(scores, right) for scores, right in samples.answers(logliks)]

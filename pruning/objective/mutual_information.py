@@ -1,7 +1,7 @@
 """Mutual information. Source: MI-PRUN (arXiv 2601.07212), whose estimator we do not know.
 
-This is the sliced mutual information of Goldfeld and Greenewald (2110.05279), by scikit-learn's nearest-neighbour
-estimator (Kraskov et al., 2004).
+Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
+nearest-neighbour estimator (Kraskov et al., 2004).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pruning.objective._criteria import BY, Array, between_depths, by_sample
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """The negative mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
+    """Minus the mutual information, in nats, of the states that a removal joins, summed over removed blocks.
 
-    The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
-    states of each token are projected on a random direction u, the same for both, because a residual stream has the
-    same coordinates at every block. The mutual information of the projections is estimated over the tokens of a row:
+    Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So both states
+    of a token are projected onto one random direction u; the residual stream has the same coordinates at
+    every block. The mutual information of the two projections is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
         loss    = sum over removed blocks i of               -I(i, i + 1)                 by="block"
 
-    The information of a run is multiplied by its number of blocks; otherwise the loss, a sum of negative numbers,
-    would be lower for many short runs than for one long run. By the data processing inequality, a run preserves no
-    more information than any of its blocks.
+    The information of a run is multiplied by its number of blocks. Otherwise the loss, a sum of negative
+    numbers, would be lower for many short runs than for one long run. By the data processing inequality, a
+    run preserves no more information than any of its blocks.
 
-    `projections` is the number of directions, and `tokens` the maximal number of tokens that are used per row; both
+    `projections` is the number of directions, and `tokens` the largest number of tokens used per row; both
     are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
     """
 

@@ -17,8 +17,8 @@ from pruning.objective import Forward, Loss, Row, Samples, Scored, mapped
 class Perplexity:
     """Token-mean negative log-likelihood of text, in nats; its exponential is the perplexity.
 
-    Let [a, b) be the scored positions of window r, x_t the tokens of r, and n the number of scored tokens of all
-    windows:
+    Let [a, b) be the scored positions of window r, x_t the tokens of r, and n the number of scored tokens in
+    all windows:
 
         loss = -(1 / n) * sum over r, sum over a <= t < b of ln p(x_t | x_<t)
 

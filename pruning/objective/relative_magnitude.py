@@ -1,5 +1,5 @@
-"""Relative magnitude. Source: Weight subcloning (Samragh et al., arXiv 2312.09299), where this ratio is a part of the
-method; ShortGPT (2403.03853) uses it as a baseline under this name.
+"""Relative magnitude. Source: Weight subcloning (Samragh et al., arXiv 2312.09299), which uses this ratio.
+ShortGPT (2403.03853) uses it as a baseline under this name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pruning.objective._criteria import BY, between_states
 class RelativeMagnitude:
     """Mean over tokens of ||h_j - h_i|| / ||h_j||: the size of what a block adds, relative to its output.
 
-    `norm` is the order p of the norm over the state's width: 2 or 1 (2407.16286 compares both).
+    `norm` is the order p of the norm: 2 or 1 (arXiv 2407.16286 compares both).
     """
 
     needs: ClassVar[str] = "any"

@@ -1,4 +1,4 @@
-"""Taylor: the first-order change of the loss if each weight of a block is set to zero."""
+"""Taylor: the first-order estimate of how the loss changes if a block's weights are set to zero."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from pruning.objective._criteria import Array, of_masks
 class Taylor:
     """Sum over a block's weights w of |w * dL/dw|, from one backward pass per sample.
 
-    L is the mean negative log-likelihood of a sample: over a window, or over the right answer of an item. With the
-    weights W_i of block i
+    L is the mean negative log-likelihood per token of a window or of an item's right answer. With the weights
+    W_i of block i
 
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". Its "Taylor+"
-    (here `objective=taylor_plus`) also protects the first four and the last two blocks. Deviation: the published code
-    takes the absolute value of w * dL/dw with L the mean loss of its ten samples, and leaves biases out. Here it is
-    taken for each sample, so that the loss has a standard error; opposite signs in different samples do not cancel.
+    Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". Its
+    "Taylor+" (here `objective=taylor_plus`) also protects the first four and the last two blocks. Deviation:
+    in the published code, L is the mean loss of ten samples, and biases are left out. Here L is the loss of
+    one sample, so the score has a standard error, and opposite signs in different samples do not cancel.
     """
 
     needs: ClassVar[str] = "any"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss as a sum over removed blocks, from one forward and backward pass, with one term per sample."""
+        """The loss as a sum over removed blocks. A sample's term needs one forward and one backward pass."""
         scores = cache(lambda unit: _saliences(forward, samples, unit))
         return of_masks(samples, lambda mask: scores(mask.unit)[:, list(mask.dropped)].sum(1))
 
 
 def _saliences(forward: Forward, samples: Samples, unit: str) -> Array:
-    """The score of each unit from the gradient of each sample, (samples, N)."""
+    """The score (samples, N) of each unit, computed from each sample's gradient."""
     import torch
 
     from pruning.engine import collectives

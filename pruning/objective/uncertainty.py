@@ -1,6 +1,6 @@
-"""Uncertainty. Source: the paper's reviewers asked for a local, token-level objective, without a formula.
+"""Uncertainty. Source: the paper's reviewers asked for a local, token-level objective but gave no formula.
 
-The change of the predictive entropy, the usual measure of a token's uncertainty, is used here.
+This objective is the change of the predictive entropy, the usual measure of a token's uncertainty.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pruning.objective.divergence import between_distributions
 class Uncertainty:
     """Mean over scored positions of |H(pruned) - H(dense)|, in nats.
 
-    With the next-token distributions p_t of the dense model and q_t of the pruned one, and the entropy
-    H(p) = -(sum over tokens v of p(v) ln p(v))
+    p_t and q_t are the next-token distributions of the dense model and the pruned model at position t. With
+    the entropy H(p) = -(sum over tokens v of p(v) ln p(v)):
 
         loss = mean over t of  | H(q_t) - H(p_t) |
 

@@ -1,4 +1,4 @@
-"""A mixture of two other objectives. It shows whether a mask can be good for both."""
+"""A mixture of two other objectives. It shows whether one mask can be good for both objectives."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pruning.core.mask import Mask
 from pruning.core.records import settings_classes
 from pruning.objective import Forward, Loss, Objective, Samples, Scored
 
-Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins two lists; one value per sample
+Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # two lists -> one list, a value per sample
 
 
 @dataclass(frozen=True)
 class Weighted:
     """(1 - weight) * first + weight * second. Both objectives have their default settings. Source: none.
 
-    Losses are mixed in their original units, which are nats per token for perplexity and margin. If both objectives
-    use the same samples, terms are mixed sample by sample. If one needs text and the other needs items, a calibration
-    of kind "both" is required: one objective gives the terms of windows, the other those of items, and the loss is
-    the mixture of the two means.
+    Losses are mixed in their original units, which are nats per token for perplexity and margin. If both
+    objectives use the same samples, terms are mixed sample by sample. If one needs text and the other items,
+    the calibration must be of kind "both". One objective then gives the terms of windows, the other gives
+    those of items, and the loss mixes the two means.
     """
 
     first: str = "perplexity"
@@ -81,9 +81,9 @@ def parts() -> dict[str, type[Objective]]:
 
 
 def _joined(losses: Sequence[Loss], join: Join) -> tuple[Any, Any]:
-    """The joined terms of two losses, and their joined gradients, or None if one of them has no gradient.
+    """The joined terms of two losses, and their joined gradients (None if a loss has no gradient).
 
-    A mask is yielded as soon as both have scored it.
+    A mask is yielded as soon as both losses have scored it.
     """
 
     def terms(masks: Sequence[Mask]) -> Scored:

@@ -1,1 +1,1 @@
-"""Published masks as a check: what papers print, what this program measures, and what explains the gap."""
+"""Checks against published masks: the papers' numbers, this program's numbers, and what explains a gap."""

@@ -1,7 +1,7 @@
 """Read the files of published masks, and choose among their entries.
 
-Each file of `papers/` belongs to one paper: its sources, the protocols of its numbers, and its masks. The files are
-parts of this program, and tests check each value.
+Each file in `papers/` describes one paper: its sources, the protocols of its numbers, and its masks. The
+files are part of this program, and tests check each value.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PAIRINGS = {
 
 @dataclass(frozen=True)
 class Protocol(Corpus):
-    """Everything that can change the value of a perplexity, except the model and the mask.
+    """All settings that can change a perplexity, except the model and the mask.
 
-    These settings are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
-    windows are drawn from all, as in `eval=heldout`; if it is None, the windows are taken in order. `harness` names
-    the measuring program, for people to read.
+    These are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
+    windows are drawn at random, as in `eval=heldout`; if it is None, the windows are taken in order.
+    `harness` is the name of the measuring program; it has no effect.
     """
 
     drawn: int | None = None
@@ -59,13 +59,13 @@ class Protocol(Corpus):
         return drawn_windows(text, tokenizer, self.source, (samples, self.window, 0), where)
 
     def differences(self, other: Protocol) -> str:
-        """The settings that differ, for example `window 2048 -> 4096, start window -> none`."""
+        """The settings in which two protocols differ, such as `window 2048 -> 4096, start window -> none`."""
         compared = [one.name for one in fields(self) if one.compare]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in compared}
         return ", ".join(f"{name} {one} -> {two}" for name, (one, two) in pairs.items() if one != two)
 
 
-# What the files hold
+# The contents of the files.
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class PrintedSource:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model of published masks: where it is, and its number of blocks."""
+    """A model for which masks were published: its location and its number of blocks."""
 
     name: str
     source: str
@@ -89,7 +89,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Theirs:
-    """The protocol of a published number. `unknown` are the settings that its source does not state.
+    """The protocol of a published number. `unknown` lists the settings that its source does not state.
 
     If `not_reproduced` is not None, it says why the protocol cannot be followed here.
     """
@@ -102,7 +102,7 @@ class Theirs:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published perplexity with its protocol, its source, and its `pairing` with the mask, a key of `PAIRINGS`."""
+    """A published perplexity, its protocol and source, and its `pairing` (in `PAIRINGS`) with the mask."""
 
     value: float
     theirs: Theirs
@@ -141,9 +141,9 @@ def entries() -> tuple[PublishedMask, ...]:
 
 
 def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
-    """The entries whose paper, model or own name is in `only`, in the order of the files; all if `only` is None.
+    """The entries whose name, paper or model is in `only`, in the order of the files; all if `only` is None.
 
-    If a name is unknown, raises InputError, which gives similar names.
+    If a name is unknown, raises InputError with similar names.
     """
     if only is None:
         return entries()
@@ -181,12 +181,12 @@ def _entry(
 
 
 def theirs(corpus: str, not_reproduced: str | None = None, **settings: Any) -> Theirs:
-    """A protocol from a file.
+    """The protocol that a file describes.
 
     A null setting is unknown and gets the default of `Protocol`, except `join` and `name`, for which null is a value.
     `all` means no limit.
     """
-    settings.pop("stated", None)  # where the source states it, for people to read
+    settings.pop("stated", None)  # where the source states the protocol: only for readers of the file
     missing = tuple(
         name for name, value in settings.items() if value is None and name not in ("join", "name")
     )

@@ -1,6 +1,6 @@
 """Measure masks under protocols, and say what explains the gap between a published number and its measurement.
 
-Each measurement is a file, so a stopped command continues where it was if it is run again.
+Each measurement is stored in a file, so a stopped command continues where it was if it is run again.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 FOLDER = "published"
 
 
-# What to measure: for each published number a row, and for each row the measurements that it needs.
+# What to measure: one row for each published number, and the measurements that each row needs.
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement: a mask of a model under a protocol; `corpus` names the text, for people to read."""
+    """One measurement: a mask of a model under a protocol; `corpus` is the name of the text."""
 
     model: ModelFacts
     corpus: str
@@ -54,10 +54,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A published number of a mask, its text's common protocol (`one`), and the number's own protocol (`own`).
+    """A published number of a mask, its own protocol (`own`), and the common protocol for its text (`one`).
 
-    `number` is None if no source prints a number; `one` is None if the text has no common protocol; `own` is None if
-    the number's protocol cannot be followed.
+    `number` is None if no source prints a number. `one` is None if the text has no common protocol. `own` is
+    None if there is no number, or if its protocol cannot be followed.
     """
 
     entry: PublishedMask
@@ -78,10 +78,10 @@ class GapRow:
 def rows(
     entries: Sequence[PublishedMask], one: Mapping[str, Protocol], files: Mapping[str, str] | None = None
 ) -> list[GapRow]:
-    """The rows of entries; `one` has the common protocol of each text.
+    """The rows of entries; `one` maps each text to its common protocol.
 
-    If a source does not state a setting, the common protocol's value is used. `files` are local files that replace
-    texts, by name; documents are still joined and cut as the protocol says.
+    If a source does not state a setting, the common protocol's value is used. `files` maps texts to local
+    files that replace them; documents are still joined and cut as the protocol says.
     """
 
     def here(corpus: str, protocol: Protocol | None) -> Protocol | None:
@@ -105,7 +105,7 @@ def rows(
 
 
 def requests(rows: Sequence[GapRow]) -> list[Measurement]:
-    """The distinct measurements of all rows; those of one model and precision are adjacent."""
+    """The distinct measurements of all rows; those with the same model and precision are adjacent."""
     distinct = dict.fromkeys(request for row in rows for request in row.requests())
     models = list(dict.fromkeys(request.model for request in distinct))
     return sorted(distinct, key=lambda request: (models.index(request.model), request.protocol.dtype))
@@ -115,8 +115,8 @@ def requests(rows: Sequence[GapRow]) -> list[Measurement]:
 class Referee:
     """Measures requests, and keeps the measurements in `results`/published.
 
-    `base` has the settings that say how models are loaded: device map, memory limits, attention. `places` maps models
-    of published masks to directories that hold them; `limit` bounds the windows of each protocol.
+    `base` has the other settings for loading models, such as `device_map`. `places` maps names of models to
+    local directories that contain them. `limit` is the largest number of windows per protocol.
     """
 
     results: Path
@@ -133,7 +133,7 @@ class Referee:
         return replace(self.base, **where, revision=None, gguf_file=None)
 
     def samples(self, request: Measurement) -> Samples:
-        """The windows of a request. Raises InputError if they are too long for the model or as `Corpus.draw` does."""
+        """A request's windows. Raises the errors of `Corpus.draw`, and InputError if windows are too long."""
         settings = self.settings(request.model, request.protocol.dtype)
         text = replace(request.protocol, dtype="bfloat16")  # tokens do not depend on the precision
         key = (str(settings.path), text)
@@ -147,14 +147,14 @@ class Referee:
         return self._drawn[key]
 
     def known(self, request: Measurement) -> float | None:
-        """The perplexity of an earlier measurement; None if there is none."""
+        """The perplexity that an earlier run measured; None if there is no such measurement."""
         path = self._evaluator(request, None).path(request.name, request.mask)
         return float(storage.read_json(path)["metrics"][request.name]) if path.exists() else None
 
     def measure(self, requests: Sequence[Measurement]) -> Iterator[tuple[Measurement, float | PruningError]]:
-        """Yield each request with its perplexity or with the error of its measurement.
+        """Yield each request with its perplexity, or with the error that its measurement raised.
 
-        A model is loaded only if something is missing, and once for each precision.
+        A model is loaded only if a measurement is missing, and only once for each precision.
         """
         from pruning.engine.devices import exact
 
@@ -204,7 +204,7 @@ HELP = (
 def missing(rows: Sequence[GapRow], referee: Referee) -> list[str]:
     """The models and texts of the rows that are not available, each with the reason.
 
-    Raises InputError if a model's number of blocks is not that of its masks.
+    Raises InputError if a model's number of blocks differs from that of its masks.
     """
     found = []
     for model in dict.fromkeys(row.entry.model for row in rows):
@@ -259,7 +259,7 @@ class Explained:
 
 def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
     """Each row with its verdict. Two values agree if their relative difference is at most `TOLERANCE`."""
-    # The row of each paper's dense model, by protocol. If its number agrees, the mask is in doubt, else the protocol.
+    # The dense models' rows. If a dense model's number agrees, the mask is in doubt, else the protocol.
     dense = {(r.entry.paper, r.entry.model, r.own): r for r in reversed(rows) if not r.entry.mask.dropped}
     found = []
     for row in rows:
@@ -306,7 +306,7 @@ def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | No
 
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
-    """What can be wrong, in words: if the dense model differs too, the protocol or the weights; if not, the mask."""
+    """Possible causes, as texts: the protocol or weights if the dense model differs, too; else the mask."""
     doubts = [PAIRINGS["inferred"]] if number.pairing == "inferred" else []
     if dense is None or dense.number is None or not row.entry.mask.dropped:
         return doubts
@@ -318,12 +318,12 @@ def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: 
 
 
 def _percent(factor: float) -> str:
-    """A factor as a change, such as `+3.20 %`; from 2 on, as a factor, such as `x 40`."""
+    """A factor as a change in percent, such as `+3.20 %`; 2 or more as a factor, such as `x 40`."""
     return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
 
 
 def record(one: Explained) -> dict[str, Any]:
-    """A row of `table.json`, with everything that it was made from: sources, protocols, measurements."""
+    """A row of `table.json`, with its sources, protocols and measurements."""
     row, number = one.row, one.row.number
     return {
         "mask": row.entry.name,

@@ -1,4 +1,4 @@
-"""Sets of units for tasks: scores of all items under all sets, the oracle, and a router from a prompt to a set.
+"""Sets of units for tasks: scores of all items under all sets, the oracle, and the router.
 
-Source: PuDDing (arXiv 2502.04348). A "set" is what a mask removes; there is one per task.
+Source: PuDDing (arXiv 2502.04348). A "set" contains the units that one mask removes; each task has one set.
 """

@@ -1,8 +1,8 @@
-"""A router: it predicts the right answer's log-likelihood under each set from the states of a prompt's tokens.
+"""A router: from a prompt's hidden states, it predicts the right answer's log-likelihood under each set.
 
-Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. This error is the
-sum of two independent parts: the error of the mean over sets, which says how hard a prompt is, and the error of the
-differences from this mean, which alone decide the route. Each part is fitted with its own ridge strength.
+Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error
+has two independent parts: the error of the mean over sets, and of the differences from this mean. The mean
+shows how hard a prompt is; only the differences decide the route. Each part has its own ridge strength.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """A router. `sets` maps the name of each task to the mask of its set; `blocks` is how many blocks are run."""
+    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks it runs."""
 
     sets: Mapping[str, Mask]
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
-    target: str = "loglikelihood"  # what it predicts
+    target: str = "loglikelihood"  # what the router predicts
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
         """The predictions of the target (sets, prompts)."""
@@ -103,9 +103,9 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
 
 @dataclass(frozen=True)
 class StateEncoder:
-    """Encodes prompts by the model's own states after its first `blocks` blocks, which all sets keep (0: embeddings).
+    """Encodes prompts by hidden states after the first `blocks` blocks, which all sets keep (0: embeddings).
 
-    The first token is left out of the mean: many models put a large state there, whatever the prompt says.
+    The mean leaves out the first token: in many models, its state is large and does not depend on the prompt.
     """
 
     forward: Forward
@@ -113,7 +113,7 @@ class StateEncoder:
     blocks: int
 
     def encode(self, prompts: Sequence[str]) -> Floats:
-        """The features (prompts, 2 D) of prompts, in float64. Raises InputError as `prompt_rows` does."""
+        """The features (prompts, 2 D) of prompts, in float64. Raises the errors of `prompt_rows`."""
         from pruning.engine.dense_pass import states
 
         most = context_length_of(self.forward.model.module.config)
@@ -144,22 +144,22 @@ def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None)
 
 
 def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
-    """The prompts of items: the template with each question."""
+    """The prompts of items: the template with each item's question."""
     return tuple(template.replace(FIELD, item.question) for item in items)
 
 
 def first_blocks(masks: Sequence[Mask]) -> int:
-    """How many first blocks a router runs: those before the first that a mask changes, at most a quarter of all."""
+    """How many leading blocks a router runs: those that no mask changes, but at most a quarter of all."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
     return min(kept, n_blocks // SHARE)
 
 
-FOLDER = "routing"  # in the results folder: a folder for each model, search and size
+FOLDER = "routing"  # in the results folder; it contains a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
-PARTS = ("common", "relative")  # of the head
+PARTS = ("common", "relative")  # the parts of a head
 FITTED = [field.name for field in fields(Ridge)]
-# What numpy raises if a file is not as numpy wrote it.
+# The errors that numpy can raise for a damaged file.
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
@@ -180,9 +180,9 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
-    """The record of the router's model, from which it is loaded again and checked to be the same model.
+    """The record of a router's model, with which the same model can be loaded and recognised later.
 
-    `settings` are None for a model in memory.
+    `settings` is None for a model in memory.
     """
     plain = None if settings is None else asdict(settings)
     if plain is not None:
@@ -193,7 +193,7 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 
 
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
-    """Write `router.npz` and then `router.json`, which includes the record `model` of the model."""
+    """Write `router.npz` and then `router.json`, which includes `model`, the record of the router's model."""
     parts = {part: getattr(router.head, part) for part in PARTS}
     named = {f"{part}_{name}": getattr(ridge, name) for part, ridge in parts.items() for name in FITTED}
     save_arrays(folder / HEAD, {name: np.array(value) for name, value in named.items()})
@@ -203,7 +203,7 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
         "template": router.template,
         "target": router.target,
         "model": dict(model),
-        "order": list(router.sets),  # of the head's outputs: JSON objects have no order
+        "order": list(router.sets),  # the order of the head's outputs; JSON objects have no order
         "head_sha256": file_sha256(folder / HEAD),
     }
     storage.write_record(folder / ROUTER, record)
@@ -212,7 +212,7 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
     """The router in a folder, and the record of its model.
 
-    Raises InputError if there is no router, and DamagedError, which names the folder, if a file was changed.
+    Raises InputError if there is no router, and DamagedError if a file was changed or is unreadable.
     """
     if not (folder / ROUTER).is_file():
         raise InputError(

@@ -1,7 +1,7 @@
-"""The log-likelihoods of all choices of items under several sets, and what a study of tasks concludes from them.
+"""The log-likelihoods of items' choices under several sets, and the results of a study of tasks.
 
-This module has, in this order, the scores of items, means with intervals, the ways to choose a set for a prompt
-(policies), and the numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
+This module has, in this order: the scores of items, means with intervals, policies (ways to choose a set for
+a prompt), the oracle's gain, and the summary of a study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Numbers = NDArray[np.int64]
 class ItemScores:
     """The log-likelihoods `sums` (sets, rows), in nats. A row is a choice of an item, with `tokens` tokens.
 
-    `item` numbers the items from 0; the rows of an item are neighbours. `right` says which choice is right.
+    `item` has each row's item, counted from 0; an item's rows are adjacent. `right` marks the right choices.
     """
 
     sums: Floats
@@ -89,7 +89,7 @@ Scores = Mapping[str, ItemScores]  # by task
 
 
 def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> ItemScores:
-    """Score all items under all masks, which must be over the same kind of units, in one walk through the model."""
+    """The scores of all items under all masks. All masks must be over the same kind of units."""
     distinct = list(dict.fromkeys(masks))
     found = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, distinct)}
     return ItemScores(
@@ -100,7 +100,7 @@ def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> It
     )
 
 
-# Means over tasks with intervals: items are resampled within each task, the same ones for all compared policies.
+# Means over tasks with intervals. Items are resampled within each task; all policies use the same resamples.
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -110,10 +110,10 @@ Interval = Mapping[str, float]  # `value`, a mean over tasks, and its 95 percent
 
 
 def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
-    """The mean over tasks of the means over items, with its interval; `values` maps tasks to values, one per item.
+    """The mean over tasks of the means over items, with its interval; `values` has a value per item, by task.
 
-    The interval is a percentile bootstrap over items within tasks. If `values` are differences of two policies on
-    the same items, it is the paired interval.
+    The interval is a percentile bootstrap over items within tasks. If the values are differences of two
+    policies on the same items, the interval is paired.
     """
     rng = np.random.default_rng(seed)
     resampled = [of[rng.integers(0, len(of), (RESAMPLES, len(of)))].mean(axis=1) for of in values.values()]
@@ -133,7 +133,7 @@ def difference(first: Floats, second: Floats) -> dict[str, float | None]:
     return {"value": float(gaps.mean()), "error": error}
 
 
-# Policies: ways to choose a set for a prompt, and how well each answers every held-out item.
+# Policies, each of which chooses a set for a prompt, and how well they answer the held-out items.
 
 DENSE = "dense"
 # The name of each policy and what it chooses, in the order of the tables.
@@ -152,7 +152,7 @@ FIRST = 1e6  # how many nats of margin a right answer outweighs
 
 @dataclass(frozen=True)
 class Crossed:
-    """Scores of each task under the dense model (first) and then each set; `own` is a task's set, counted from 0."""
+    """Each task's scores under the dense model and then each set; `own` maps each task to its set, from 0."""
 
     calibration: Scores
     heldout: Scores
@@ -160,14 +160,14 @@ class Crossed:
 
 
 def of_sets(scores: Scores) -> dict[str, ItemScores]:
-    """Scores under the sets, without the dense model."""
+    """The scores under the sets, without those under the dense model."""
     return {task: replace(one, sums=one.sums[1:]) for task, one in scores.items()}
 
 
 def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
     """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
 
-    `routed` are the router's choices, with sets counted from 0. `random`, which averages over all sets, is left out.
+    `routed` has the router's choices, with sets counted from 0. `random` has no entry, because it averages.
     """
     held = of_sets(crossed.heldout)
     static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
@@ -221,24 +221,24 @@ def at(values: Floats, chosen: Numbers | int) -> Floats:
     return np.asarray(values[np.broadcast_to(chosen, n), np.arange(n)])
 
 
-# How much of the oracle's gain is more than chance. The oracle sees the answers, so it is better than any single set
+# How much of the oracle's gain is more than chance. The oracle sees the answers, so it beats any single set
 # even if the sets differ only by chance. Two comparisons show how much of its gain is chance:
 #
-# - The same items are asked in a second wording. The oracle chooses on one wording and is judged on the other, and
-#   the best static set is treated in the same way. The gain that remains is the surviving gain. If a set's answers to
-#   a prompt are noise, it is about 0 or below: a set chosen by noise is no better than the average set.
-# - Answers that do not change with the wording can still be mere preferences, such as for long answers. So the
-#   surviving gain is computed again with random labels, about which no set can know anything.
+# - The same items are asked in a second wording. The oracle's sets and the best static set are chosen on one
+#   wording and judged on the other. The oracle's remaining gain is the surviving gain. If a set's answers are
+#   noise, it is about 0 or below, because a set chosen by noise is no better than the average set.
+# - Answers that do not change with the wording can still be mere preferences, such as for long answers. So
+#   the surviving gain is computed again with random labels, which no set can predict.
 
-DRAWS = 50  # random labels
+DRAWS = 50  # the number of draws of random labels
 
 
 def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, dict[str, Floats]]:
     """The oracle's gains in accuracy over the best static set, for each item of each task.
 
-    `apparent`: sets are chosen and judged on one wording. `surviving`: they are chosen on one wording and judged on
-    the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. Both have the same items
-    in the same order.
+    `apparent`: sets are chosen and judged on one wording. `surviving`: they are chosen on one wording and
+    judged on the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. `scores`
+    and `reworded` have the same items in the same order.
     """
     static, rng = best_static(scores), np.random.default_rng(seed)
     draws = []
@@ -254,7 +254,7 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """The gain (items,), by task, with sets chosen on one wording and judged on the other; the mean of both ways."""
+    """By task, the gain (items,) of sets chosen on one wording and judged on the other; mean of both ways."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():
@@ -281,10 +281,10 @@ def summary(
     sets: Sequence[str],
     target: str = "loglikelihood",
 ) -> dict[str, Any]:
-    """The numbers of a study. `cross` is by task and then by set; its first set is `dense`.
+    """The numbers of a study. Its `cross` maps each task to results by set; the first set is `dense`.
 
-    `predicted` are the router's predictions (sets, items) of `target` for held-out items, by task. The oracle's
-    `excess` is its surviving gain minus `chance`.
+    `predicted` has the router's predictions (sets, items) of `target` for held-out items, by task. The
+    oracle's `excess` is its surviving gain minus `chance`.
     """
     chosen = choices(crossed, {task: routes(of_task) for task, of_task in predicted.items()})
     first = next(iter(crossed.heldout))
@@ -323,7 +323,7 @@ def summary(
 
 
 def _cross(scores: ItemScores, own: int, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The held-out items of a task under the dense model and each set, with paired differences."""
+    """A task's results on held-out items under the dense model and each set, with paired differences."""
     return {
         name: {
             "accuracy": float(scores.hits[number].mean()),
@@ -337,10 +337,10 @@ def _cross(scores: ItemScores, own: int, sets: Sequence[str]) -> dict[str, dict[
 
 
 def explained(predicted: Floats, true: Floats) -> dict[str, float]:
-    """The shares of variance that predictions (sets, prompts) explain, by part: `common` and `relative`.
+    """The shares of the variance that predictions (sets, prompts) explain, for `common` and `relative`.
 
-    `common` is the mean over sets; `relative` are the differences from it, which alone decide the route. If a share
-    is below 0, the mean over prompts would predict better.
+    `common` is the mean over sets; `relative` are the differences from it, which alone decide the route. If a
+    share is below 0, the mean over prompts would predict better.
     """
     parts = {"common": (predicted.mean(0), true.mean(0))}
     parts["relative"] = (predicted - predicted.mean(0), true - true.mean(0))

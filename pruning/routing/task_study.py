@@ -20,10 +20,10 @@ NEEDED = (
 class TaskStudy:
     """Whether a command prunes for each task separately, and where the tasks are.
 
-    Each file of items in `folder` is a task; with `embedded`, the items that come with this program are a further
-    task. `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not
-    measured). `target` is what the router predicts: the right answer's "loglikelihood", as in PuDDing, or the
-    "margin" (negated, so that higher is better).
+    Each file of items in `folder` is a task. If `embedded` is true, the items that come with this program are
+    another task. `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is
+    chance (None: not measured). `target` is what the router predicts: the right answer's "loglikelihood", as
+    in PuDDing, or the "margin" (negated, so that higher is better).
     """
 
     cross: bool = False
@@ -34,7 +34,7 @@ class TaskStudy:
 
     @property
     def asked(self) -> bool:
-        """Whether the command asks for tasks."""
+        """Whether the command runs a study of tasks."""
         return self.cross or self.folder is not None
 
     def check(self) -> None:
@@ -44,9 +44,9 @@ class TaskStudy:
             check_template("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
-        """The files of the tasks, sorted. Hidden files, which macOS writes beside each file, are left out.
+        """The files of the tasks, sorted. Hidden files, such as those that macOS makes, are left out.
 
-        Raises InputError if the folder is missing, if there are fewer than two tasks, or if two have the same name.
+        Raises InputError if the folder is missing, there are fewer than two tasks, or two have the same name.
         """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")

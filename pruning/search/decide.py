@@ -1,13 +1,12 @@
 """Answer a search's requests, and decide which candidates of a request need more work.
 
-If a search uses only the `best` masks of a request, the others need not be scored in full. Four mechanisms save work
-or make the choice more certain. Each has its own section below, and `Decider.decide` is the only place that combines
-them:
+If a search uses only the `best` masks of a request, the others need not be scored in full. Four mechanisms
+save work or make the choice more certain. Only `Decider.decide` combines them:
 
 - lower bounds rule out masks before they are scored, if nothing else reads their losses;
 - a race rules out masks after some of the samples (`racing.delta`);
-- near ties, which rounding could exchange, are settled in float32 (`near_ties.most`);
-- a lazy round asks for its candidates in several requests, and gets estimates for masks that are ruled out.
+- near ties, whose order rounding could reverse, are settled in float32 (`near_ties.most`);
+- a lazy round asks for its candidates in several requests and gets estimated losses for ruled-out masks.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over 
 
 @dataclass
 class Decider:
-    """Answers the requests of a search, and notes its decisions. If `bounding`, bounds may rule masks out.
+    """Answers a search's requests and notes its decisions. If `bounding` is true, bounds may rule out masks.
 
-    `ruled_out` maps each mask that the requests of a lazy round have ruled out to the number of samples on which it
-    was scored (0: none). The journal does not hold this number, because an earlier run or another cell may have
-    scored the mask on more samples. `estimated` maps these masks to their estimated losses.
+    `ruled_out` maps each mask that was ruled out in this round to the number of samples on which it was
+    scored (0: none). The journal cannot give this number, because an earlier run or another cell may have
+    scored the mask on more samples. `estimated` maps ruled-out masks to their estimated losses.
     """
 
     book: ScoreBook
@@ -47,7 +46,7 @@ class Decider:
     estimated: dict[Mask, float] = field(default_factory=dict)
 
     def answer(self, request: Ask) -> list[float]:
-        """The losses of a request's masks, in order; infinite or estimated if a mask is ruled out."""
+        """The losses of a request's masks, in order; for a ruled-out mask, infinity or an estimate."""
         self.book.count_asked(request.masks, request.samples)
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.book.scores(request.masks, request.samples)]
@@ -55,7 +54,7 @@ class Decider:
         return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
 
     def decide(self, request: Ask, best: int) -> dict[Mask, float]:
-        """The losses by which the `best` masks are chosen; masks that are ruled out have none, or an estimate."""
+        """The losses by which the `best` masks are chosen. A ruled-out mask has no loss, or an estimate."""
         if not request.known:  # the request begins a round
             self.ruled_out, self.estimated = {}, {}
         known = [mask for mask in request.known if mask not in self.ruled_out]
@@ -88,7 +87,7 @@ class Decider:
         return losses
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
-        """For each mask of a request, a lower bound of its score, or another cell's score; empty without bounds."""
+        """For each mask of a request, its known score or a bound below it; empty if bounds are not used."""
         # Bounds would change the predictions of a lazy search.
         if not self.bounding or request.estimates or best + 1 >= len(request.masks):
             return {}
@@ -100,7 +99,7 @@ class Decider:
         return {mask: (known | found)[mask] for mask in request.masks} if found else {}
 
     def _record(self, request: Ask, best: int, settled: Sequence[Score], view: View) -> None:
-        """Note the decision. If the request continues a round, it replaces the round's earlier decision."""
+        """Record the decision. If the request continues a round, replace the round's earlier decision."""
         if request.known and self.decisions:
             self.decisions.pop()
         journal = self.book.journal.scores
@@ -113,8 +112,8 @@ class Decider:
     def _estimate(self, out: Mapping[Mask, int], known: Sequence[Mask], finished: Sequence[Score]) -> None:
         """Estimate the losses of masks that a race has ruled out.
 
-        The estimate is the best mask's loss plus the mean difference of the two masks' terms, over the samples on
-        which the mask was scored.
+        The estimate is the best mask's loss plus the mean difference of terms (ruled-out minus best mask).
+        The mean is over the samples on which the ruled-out mask was scored.
         """
         journal, best = self.book.journal.scores, min(finished, key=lambda score: score.loss)
         for mask, samples in out.items():
@@ -127,10 +126,10 @@ class Decider:
 
 # Lower bounds.
 #
-# The masks with the lowest bounds are scored first. Let L be the loss of the runner-up, the best of the rejected
-# masks so far. A mask whose bound is above L, by more than rounding, is neither chosen nor the runner-up, so its loss
-# is not computed. All other masks are scored. So the choice and its lead are the same as if all masks were scored.
-# Bounds are kept in a journal, so that a resumed search rules out the same masks.
+# The masks with the lowest bounds are scored first. Let L be the loss of the runner-up, the best rejected
+# mask so far. If a mask's bound exceeds L by more than rounding, the mask can be neither chosen nor the
+# runner-up, so it is not scored. All other masks are. So the choice and its lead over the runner-up do not
+# depend on bounds. Bounds are kept in a journal, so that a resumed search rules out the same masks.
 
 # In nats. Bounds and losses come from different matrix products and are rounded differently.
 SLACK = 0.02
@@ -141,8 +140,8 @@ def bounded(
 ) -> dict[Mask, Score]:
     """The scores of the masks that their bounds do not rule out, in the order of `bounds`.
 
-    A mask is ruled out if its bound exceeds the score of the runner-up by more than SLACK and by more than
-    `reach(scores)`, because the losses of near ties are needed as well.
+    A mask is ruled out if its bound exceeds the runner-up's loss by more than SLACK and by more than
+    `reach(scores)`; the latter keeps the near ties, whose losses are needed.
     """
     order = sorted(bounds, key=lambda mask: bounds[mask].loss)
     left, scores = order[: best + 1], dict[Mask, Score]()
@@ -158,27 +157,27 @@ def bounded(
     return {mask: scores[mask] for mask in bounds if mask in scores}
 
 
-# Racing: stop scoring candidates that, at a stated confidence, are not among the best.
+# Racing: stop scoring candidates that are not among the best, at a given confidence.
 #
-# The candidates are ranked by loss after n samples, for a few increasing numbers n. Each such ranking is a look. Let
-# b be the last of the `best` candidates with the lowest losses. Each candidate c that ranks after b is compared with
-# b by the paired differences of their terms, d_s = t_s(c) - t_s(b). If there are m candidates, and r looks before the
-# last sample, c is ruled out if
+# At a few increasing numbers n, the candidates are ranked by their losses over the first n samples. Each
+# ranking is called a look. Let b be the candidate of rank `best`. Each candidate c that ranks after b is
+# compared with b by the paired differences of their terms, d_s = t_s(c) - t_s(b). If there are m candidates,
+# and r looks before the last sample, c is ruled out if
 #
 #     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 #
 # The aim is to compare the candidates on all S samples, which are in random order (`Samples.shuffled`). So se
-# includes the finite-population correction sqrt(1 - n / S). By Bonferroni's inequality over the r * (m - best)
-# comparisons, the probability that a truly best candidate is lost is at most about delta per batch; only "about",
-# because terms are not normally distributed. For the same reason, no look is taken before FIRST samples.
+# includes the finite-population correction sqrt(1 - n / S). By Bonferroni's inequality over the
+# r * (m - best) comparisons, a request loses a truly best candidate with probability at most about delta;
+# only "about", because terms are not normally distributed. So no look is taken before FIRST samples.
 
 
 def race(
     racing: Racing, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer
 ) -> tuple[dict[Mask, Score], dict[Mask, int]]:
-    """The full scores of the masks that are not ruled out: at least `best`, or all if there are fewer.
+    """The full scores of the masks that are not ruled out: at least `best` masks, or all if there are fewer.
 
-    The second dict maps each mask that is ruled out to the number of samples on which it was scored before.
+    The second dict maps each ruled-out mask to the number of samples on which it was scored.
     """
     if (delta := racing.delta) is None or best >= len(masks):
         return {score.mask: score for score in scorer(masks, None)}, {}
@@ -218,16 +217,16 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
     return kept
 
 
-# The values by which masks are compared: their losses or, on a budget, (loss - loss of a base mask) / cost.
+# The values by which masks are compared: their losses or, with a budget, (loss - loss of a base mask) / cost.
 
 
 @dataclass(frozen=True)
 class View:
-    """The scores that a choice compares: losses or, if `rise` is given, rises since a base mask, per cost.
+    """The scores that a choice compares: losses or, with `rise`, rises above a base mask's loss per cost.
 
-    Each term of a score is changed in the same way, so standard errors and paired differences remain valid. Costs are
-    counted in multiples of the least cost of a request. So a rise is never larger than the difference of losses from
-    which it is computed, and tolerances for losses are valid for rises, too.
+    Each term of a score is changed in the same way, so standard errors and paired differences remain valid.
+    Costs are multiples of the lowest cost in a request. So a rise is never larger than the difference of
+    losses from which it is computed, and tolerances for losses are also valid for rises.
     """
 
     estimate: Estimate
@@ -236,7 +235,7 @@ class View:
 
     @property
     def unit(self) -> float:
-        """The least cost of the masks that are compared."""
+        """The lowest cost among the masks that are compared; 1 without costs."""
         return 1.0 if self.rise is None else min(self.rise.costs.values())
 
     def rate(self, mask: Mask, loss: float) -> float:
@@ -256,9 +255,9 @@ class View:
         return replace(score, loss=self.rise.rate(score.mask, score.loss, base) * self.unit, samples=terms)
 
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
-        """Losses of masks, such that their rises per cost are in the order of `settled`, where some rises are raised.
+        """The losses of masks, raised so that their rises per cost are in the order of `settled`.
 
-        A mask whose rise is not raised keeps its own loss.
+        A mask keeps its own loss unless its rise in `settled` is higher than its own rise.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
@@ -272,7 +271,7 @@ class View:
         return losses
 
     def least_above(self, rate: float, mask: Mask) -> float:
-        """The least loss at which `mask` is compared by a value above `rate`."""
+        """The lowest loss of `mask` for which the compared value is above `rate`."""
         more = math.nextafter(rate, math.inf)
         if self.rise is None or self.base is None:
             return more
@@ -286,22 +285,23 @@ class View:
 
 # Near ties.
 #
-# In bfloat16, a loss depends on the order in which a processor adds. If two losses differ by less than this rounding,
-# two processors can choose different masks, and their later choices then differ, too. Such masks are scored again in
-# float32, where rounding is 10,000 times smaller, and the search gets losses in the order of the float32 losses.
+# In bfloat16, rounding makes a loss depend on the order of a processor's additions. If two losses differ by
+# less than this rounding, two processors can choose different masks, and then their later choices differ.
+# Such masks are scored again in float32, where rounding is 10,000 times smaller. The search gets losses in
+# the order of the float32 losses.
 #
-# Rounding moves the losses of all masks similarly, so the difference of two masks counts. Let d_s be the difference
-# of the two masks' terms of sample s in half precision, minus that in float32. Rounding moves the difference of the
-# two losses by |mean(d)| or by the standard error of the mean, whichever is larger; `rounding` is the largest such
-# value so far. A choice is settled by one rule:
+# Rounding changes the losses of all masks similarly, so only its effect on the difference of two masks
+# counts. For sample s, let d_s be the difference of the two masks' terms in half precision minus this
+# difference in float32. The effect is estimated as |mean(d)| or the standard error of this mean, whichever is
+# larger; `rounding` is the largest estimate so far. A choice is settled by one rule:
 #
-#     If the best rejected mask is farther than FAR times the rounding from the last mask chosen, nothing is scored in
-#     float32. Otherwise this last mask, the mask nearest to it and all masks within NEAR times the rounding are, in
-#     one walk; the rounding is measured again, and the choice follows the float32 losses of the near masks.
+#     Let c be the worst chosen mask. If the best rejected mask is farther from c than FAR times the rounding,
+#     nothing is scored in float32. Otherwise c, the mask nearest to c and all masks within NEAR times the
+#     rounding are. Rounding is measured again, and the choice follows the float32 losses of near masks.
 #
-# No settled loss is lower than the mask's own loss, so settled losses can be compared with those of other masks.
-# Searches that follow each loss, such as a genetic search, can take another path on another processor. For them, only
-# the final mask is compared with the other masks of its size.
+# No settled loss is lower than the mask's own loss, so settled losses can be compared with other masks'
+# losses. A search that uses each loss, such as a genetic search, can take another path on another processor.
+# For such searches, only the final mask is compared with the other masks of its size.
 
 NEAR, FAR = 3, 10
 
@@ -310,15 +310,15 @@ NEAR, FAR = 3, 10
 class FloatLoss:
     """The loss in float32 and the journal of its scores.
 
-    `make` returns None if float32 is not available. The loss holds a float32 copy of the model, so it is made again
-    for each walk, and is not kept.
+    `make` returns None if float32 is not available. The loss contains a float32 copy of the model, so it is
+    made again for each call of `scores` and is not kept.
     """
 
     make: Callable[[], Loss | None]
     journal: Journal
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
-        """Full scores of the masks, or None if some are in no cell's journal and cannot be computed."""
+        """Full scores of the masks; None if some of them are in no cell's journal and cannot be computed."""
         for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
             self.journal.add(score)
         if missing := [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]:
@@ -331,7 +331,7 @@ class FloatLoss:
 
 @dataclass
 class Settler:
-    """Settles the near ties of one search, and counts them; at most `most` masks of a choice are scored in float32.
+    """Settles and counts a search's near ties. At most `most` masks of a choice are scored in float32.
 
     Without `single`, no near tie is settled. If float32 scores were needed and not available, `unmeasured` is true.
     """
@@ -345,15 +345,15 @@ class Settler:
 
     @property
     def reach(self) -> float:
-        """The largest difference of two losses at which masks are near; it can grow during a search."""
+        """Masks are near if their losses differ by at most this value, which can grow during a search."""
         return max(NEAR * self.rounding, self.estimate.ties)
 
     def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
-        """The losses by which a search chooses the masks with the lowest losses; `best` is their number.
+        """The losses by which a search chooses the `best` masks with the lowest losses.
 
-        They are the masks' own losses, except that losses of near masks are raised until they are in the order of the
-        float32 losses. Masks with equal float32 losses stay in the order of `scores`. The `scores` and the losses are
-        those of the `view`.
+        These are the masks' own losses, but losses of near masks are raised until they are in the order of
+        the float32 losses. Masks with equal float32 losses stay in the order of `scores`. Both `scores` and
+        the returned losses are in terms of the `view`.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
@@ -369,12 +369,12 @@ class Settler:
         return losses
 
     def reach_in(self, scores: Sequence[Score], best: int, view: View) -> float:
-        """The reach after the choice of the `best` of some scores is settled."""
+        """The reach after the choice of the `best` masks among `scores` has been settled."""
         self._among(sorted(scores, key=lambda score: score.loss), best, view)
         return self.reach
 
     def end(self, winner: Score, others: Sequence[Score]) -> None:
-        """Count the final choice as open if a near mask of `others` (fully scored) could win on another processor."""
+        """Count the final choice as open if a near mask in `others` could win on another processor."""
         rest = [score for score in others if score.mask != winner.mask]
         lead = min((abs(score.loss - winner.loss) for score in rest), default=math.inf)
         exact = self._exact(winner, rest, lead, View(self.estimate))
@@ -389,7 +389,7 @@ class Settler:
         return cast(NearTiesRecord, self.counts | {"rounding": rounding})
 
     def _among(self, ranked: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
-        """The float32 losses that decide the choice of the `best` ranked scores; empty if their own losses do."""
+        """The float32 losses that decide the choice of the `best` ranked masks; empty if none are needed."""
         if not 0 < best < len(ranked):
             return {}
         last = ranked[best - 1]
@@ -397,9 +397,9 @@ class Settler:
         return self._exact(last, others, ranked[best].loss - last.loss, view)
 
     def _exact(self, last: Score, others: Sequence[Score], lead: float, view: View) -> dict[Mask, float]:
-        """The float32 losses of a mask and of the masks near it; empty if none of them can take its place.
+        """The float32 losses of the mask of `last` and of masks near it; empty if none can take its place.
 
-        `lead` is the difference of the losses of `last` and of the nearest mask that can.
+        `lead` is the difference between the losses of `last` and of the nearest mask that can take its place.
         """
         far = max(FAR * self.rounding, self.estimate.ties)
         if self.single is None or not others or (self.rounding and lead > far):
@@ -416,7 +416,7 @@ class Settler:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The float32 losses of masks, empty if they are unavailable. The rounding becomes the largest so far."""
+        """The float32 losses of masks; empty if unavailable. Updates `rounding`, the largest so far."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
@@ -445,8 +445,8 @@ LISTED = 100  # a result lists at most this many ties, but always states the exa
 class Comparison:
     """A mask compared with a better one over `samples` samples.
 
-    `difference` is the mean paired difference of their terms (this mask minus the better one), `error` its standard
-    error, and `freedom` the number of degrees of freedom of `error`.
+    `difference` is the mean paired difference of their terms (this mask minus the better one). `error` is its
+    standard error, with `freedom` degrees of freedom.
     """
 
     score: Score
@@ -490,8 +490,8 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
     """The runner-up and the ties of a winner among `others`, which are complete masks of the same space.
 
     A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
-    compared. The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all
-    samples or, if there are none, among those that a race or a search stage scored on a part of the samples.
+    compared. The runner-up is the mask whose loss exceeds the winner's loss by the least. Masks scored on all
+    samples come before those that a race or a search stage scored on a part of the samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -508,7 +508,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 
 
 def certainty(found: MarginsRecord) -> str:
-    """A short text on how sure a choice is: the runner-up, the ties, and choices closer than the rounding."""
+    """A text on how certain a choice is: the runner-up, the ties, and choices closer than the rounding."""
     if (second := found["runner_up"]) is None:
         return "no other mask of this size was scored"
     near = found.get("near_ties", {"open": 0})["open"]
@@ -522,10 +522,10 @@ def certainty(found: MarginsRecord) -> str:
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """Compare the worst of the `best` chosen masks with the rejected mask whose loss exceeds it least.
+    """Compare the worst of the `best` chosen masks with the rejected mask that is worse by the least.
 
-    The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if all
-    masks are chosen.
+    The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if
+    all masks are chosen.
     """
     count = len(finished) + len(out)
     if best >= count:

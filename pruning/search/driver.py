@@ -1,6 +1,6 @@
-"""Drive a search: answer its requests from known scores, compute the other scores, journal each score at once.
+"""Run a search: answer its requests from known scores, compute missing scores, journal each score at once.
 
-A resumed search starts again from the beginning. Losses that are in the journal are not computed again, so the search
+A resumed search starts again from the beginning. Losses in the journal are not computed again, so the search
 soon reaches the point where it was stopped.
 """
 
@@ -33,8 +33,8 @@ GATES = "gates.json"  # beside the journal, so that a resumed search gets the sa
 class Problem:
     """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
 
-    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, nothing but
-    the search reads the losses, so bounds may rule masks out whose losses it does not need.
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, only
+    the search reads the losses. Lower bounds may then rule out masks whose losses the search does not need.
     """
 
     algo: Algo
@@ -50,11 +50,11 @@ class Problem:
 class Solution:
     """The outcome of a search, and why it stopped.
 
-    `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this cell has
-    computed itself, in this or an earlier run. `shared` counts the losses that another cell has computed. A loss
-    over a fraction of the samples counts as that fraction. Two losses are needed for the result but not counted:
-    the loss of the dense model and, if the search never scored the final mask or scored it in parts, the loss of the
-    final mask.
+    `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this
+    cell has computed, in this or an earlier run. `shared` counts the losses that other cells have computed. A
+    loss over a fraction of the samples counts as that fraction. The result also needs the dense model's loss,
+    which is not counted. If the search never scored the final mask, or scored it in parts, its full loss is
+    not counted either.
     """
 
     score: Score
@@ -77,14 +77,14 @@ def solve(
 ) -> Solution:
     """Search for a mask. Scores are kept in the `journal`, and lower bounds of scores in `bounds` (None: in memory).
 
-    If `single` is given, it settles near ties. Raises LossError if a loss is NaN or infinite; the journal keeps
-    earlier scores.
+    If `single` is given, its float32 losses settle near ties. Raises LossError if a loss is NaN or infinite;
+    the journal keeps earlier scores.
     """
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
     settler = Settler(problem.near_ties.most, single if problem.near_ties.most else None, book.estimate)
-    # In a race, bounds over a part of the samples would rule out few masks earlier. A search that a limit stops needs
-    # the losses of all single blocks to complete its best mask.
+    # In a race, bounds over a part of the samples would rule out few masks earlier. If a limit stops the
+    # search, it needs the losses of all single blocks to complete its best mask.
     bounding = problem.bounds and problem.racing.delta is None and problem.max_evaluations is None
     decider = Decider(book, problem.racing, settler, bounding)
     journals = [journal, book.bounds, *([] if single is None else [single.journal])]
@@ -116,8 +116,8 @@ def solve(
 def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> Iterator[tuple[int, float]]:
     """Yield the curve of a search: (number of scores, lowest loss so far).
 
-    The loss is the lowest among masks that were scored on all samples and are `complete`, that is, remove as much as
-    the search must remove.
+    The loss is the lowest among the masks that were scored on all samples and are `complete`: they remove as
+    much as the search must remove.
     """
     best = float("inf")
     for number, score in enumerate(scores, start=1):
@@ -138,9 +138,9 @@ def check_limit(max_evaluations: int | None) -> None:
 
 
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
-    """Yield the requests of a search until it ends, or would ask for more than `max_evaluations` distinct masks.
+    """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gates counts as all single removals: they are scored if the objective has no gradient.
+    A request for gates counts as a request for all single removals, scored if the objective has no gradient.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
@@ -174,10 +174,10 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
 def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
     """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
-    The largest mask is the mask that removes the most units; if there are several, the one with the lowest loss is
-    extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget, the largest mask
-    is the costliest mask of several units, and the cheapest unit is the unit with the least rise of the loss per
-    cost. Units that were never removed alone are added last.
+    The largest mask is the mask that removes the most units; if there are several, the one with the lowest
+    loss is extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget,
+    the largest mask is the costliest mask of several units. The cheapest unit is then the unit with the
+    smallest rise of the loss per cost. Units that were never removed alone are added last.
     """
 
     def size(mask: Mask) -> float:
@@ -202,7 +202,7 @@ def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
 
 
 def gate_gradients(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """The gradients of the loss at the gates, or secants if there are none, shape (samples, N), float64.
+    """The terms' gradients at the gates, or secants if the objective has none; float64 (samples, N).
 
     Raises LossError if a gradient is NaN or infinite, and DamagedError if an earlier run's file is damaged.
     """
@@ -239,7 +239,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
 
 
 def _secants(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """For each sample and block, the dense model's term minus the term without the block. Protected blocks get 0."""
+    """For each sample and unit, the dense model's term minus the term without the unit (0 if protected)."""
     masks = _single_removals(space)
     book.count_asked(masks)
     dense, *singles = book.scores([space.dense, *masks])

@@ -1,10 +1,10 @@
-"""The journals of scores: the journal of one cell, and those of other cells, which it reads.
+"""The journals of scores: the journal of one cell, and the journals of other cells, which this cell reads.
 
 A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
-For example, one-shot and the first round of greedy need the same scores. So all journals together are the store. Only
-the cell itself writes to its `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal
-belongs to that key, and all cells with the same key read this journal. So the store needs no locks and no copies of
-scores.
+For example, one-shot and the first round of greedy need the same scores. So all journals together form one
+store. A cell writes only to its own journal, `trace.jsonl`. An empty file `scores/<score key>/<cell>` means
+that the cell's journal belongs to that key; all cells with this key read the journal. So the store needs no
+locks and no copies.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pruning.objective import Loss
 log = logging.getLogger(__name__)
 
 
-# Scores that are known, or computed.
+# Look up known scores, and compute missing ones.
 
-# Called after each score, and after each bound of a score. The arguments are the number of masks scored so far, on
-# all samples or fewer; the lowest full loss among the masks that remove most units; the number of these units.
+# Called after each new score or bound. The arguments: the number of masks with a score or a bound; the lowest
+# full loss of the masks that remove the most units; and the number of units that these masks remove.
 Watch = Callable[[int, float, int], None]
 
 
@@ -42,15 +42,15 @@ class Losses(Protocol):
         ...
 
     def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples from number `start` to number `stop` - 1."""
+        """The loss over the samples `start` to `stop` - 1."""
         ...
 
 
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. A score is computed only if no cell has computed it.
+    """The scores that a search needs, by mask. A score is computed only if no cell's journal has it.
 
-    `journal` has the cell's scores, and `bounds` the lower bounds of scores that the cell has computed.
+    `journal` has the cell's scores, and `bounds` has the lower bounds of scores that the cell has computed.
     """
 
     losses: Losses
@@ -72,7 +72,7 @@ class ScoreBook:
         return self.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples (None: all). Only scores that no cell has are computed."""
+        """Scores over the first `samples` samples (None: all). Only scores in no journal are computed."""
         wanted = self._wanted(samples)
         self.look_up(masks, wanted)
         missing: dict[int, dict[Mask, None]] = {}
@@ -85,10 +85,10 @@ class ScoreBook:
         return [self.first(self.journal.scores[mask], wanted) for mask in masks]
 
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
-        """Note the scores over `wanted` samples that other cells have computed.
+        """Add other cells' scores to the journal, for masks without a score over `wanted` samples.
 
-        A search that scores masks on all samples at once does not take scores that another cell's race has joined
-        from parts. They are rounded differently, so the search would depend on which cell ran first.
+        A search that scores masks on all samples at once ignores scores that another cell's race has computed
+        in parts. These are rounded differently, so the result would depend on which cell ran first.
         """
         for score in self.journal.find([mask for mask in masks if self._samples_known(mask) < wanted]):
             old = self.journal.scores.get(score.mask)
@@ -96,10 +96,10 @@ class ScoreBook:
                 self._note(score if old is None else replace(score, seconds=old.seconds))
 
     def whole(self, mask: Mask) -> Score:
-        """The full score of a mask, scored again if a race has joined it from parts.
+        """The full score of a mask. If a race has computed it in parts, it is computed again.
 
-        So a result holds the same loss with and without a race. The journal keeps the joined score, which a resumed
-        search needs to make the same choices.
+        So a result has the same loss with and without a race. The journal keeps the score from the parts, so
+        that a resumed search makes the same choices.
         """
         (score,) = self.scores([mask])
         if score.parts > 1:
@@ -108,7 +108,7 @@ class ScoreBook:
         return score
 
     def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
-        """Lower bounds of the masks' full scores, from the cell's journal or computed; empty if there are none."""
+        """Lower bounds of the masks' full scores, known or computed; empty if they are not available."""
         journal, loss = self.bounds, self.losses.whole
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
@@ -124,7 +124,7 @@ class ScoreBook:
         self.count += len(masks) * self._wanted(samples) / self.samples
 
     def paid(self) -> tuple[float, float]:
-        """Of the requested losses, the number that this cell has computed and the number that others have computed.
+        """The numbers of requested losses that this cell has computed and that other cells have computed.
 
         A loss over a fraction of the samples counts as that fraction.
         """
@@ -140,17 +140,17 @@ class ScoreBook:
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: all if None, else at least `samples`, with each part included."""
+        """The number of samples to score: all if None; else `samples`, or more if a part would be missing."""
         if samples is None:
             return self.samples
         return min(max(samples, self.estimate.least), self.samples)
 
     def _samples_known(self, mask: Mask) -> int:
-        """The number of samples on which this cell's journal has the terms of a mask."""
+        """The number of samples for which this cell's journal has a mask's terms."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
-        """The known score of a mask, extended by new terms and by the seconds that they took."""
+        """The known score of a mask, extended by new terms and the seconds that these took."""
         if (old := self.journal.scores.get(mask)) is None:
             return self._score(mask, tuple(terms), seconds)
         joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
@@ -168,7 +168,7 @@ class ScoreBook:
         self._progressed()
 
     def _progressed(self) -> None:
-        """Report the number of masks with a score or a bound to `watch`, if a mask has been scored in full."""
+        """Call `watch` if any mask has been scored on all samples."""
         if self.best:
             size = max(self.best)
             done = self.journal.scores.keys() | self.bounds.scores.keys()
@@ -182,9 +182,9 @@ class ScoreBook:
 class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
-    For each mask, only the score over the most samples is kept. `paid` maps each mask to the number of samples on
-    which this cell itself has scored the mask. If `path` is None, the journal is only in memory. `others` are the
-    journals of other cells, if they are read.
+    For each mask, only the score over the most samples is kept. `paid` maps each mask to the number of
+    samples on which this cell itself has scored it. If `path` is None, the journal is only in memory.
+    `others` gives access to the journals of other cells; None if they are not read.
     """
 
     path: Path | None
@@ -200,8 +200,8 @@ class Journal:
     ) -> Journal:
         """Read the journal of an earlier run; if there are several ranks, only the first rank reads the file.
 
-        An incomplete last line is cut off; any other bad line raises DamagedError. If `estimate` is given, so does a
-        line whose loss is not that of its terms. The line is not repaired, because either of the two can be wrong.
+        An incomplete last line is cut off; other damaged lines raise DamagedError. If `estimate` is given, so
+        do lines whose loss contradicts their terms. They are not repaired: loss or terms can be wrong.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks, estimate, unit))
 
@@ -225,13 +225,13 @@ class Journal:
         return journal
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of these masks that other cells have; equal on all ranks."""
+        """The scores of these masks in other cells' journals. The result is equal on all ranks."""
         others = self.others
         # Files can grow while ranks read them, so all ranks use what the first rank has read.
         return [] if others is None else collectives.on_first(lambda: others.find(masks))
 
     def add(self, score: Score) -> None:
-        """Append a score, at once on disk, if it covers more samples than the known score of its mask."""
+        """Append a score, at once on disk, if it covers more samples than the mask's known score."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 storage.append_line(self.path, score.to_line())
@@ -246,7 +246,7 @@ class Journal:
 
 
 def _with_terms(path: Path, start: int = 0) -> Iterator[TraceEntry]:
-    """The lines of a journal that have terms: an archive leaves out those of partial scores."""
+    """Yield the lines of a journal that have terms. An archive leaves out the terms of partial scores."""
     for entry in read_trace(path, start):
         if entry.line is None or "scored" not in entry.line:
             yield entry
@@ -261,7 +261,7 @@ def _score(line: TraceLine | None, n_blocks: int, unit: str) -> Score | None:
 
 
 def _contradiction(score: Score, estimate: Estimate | None) -> str:
-    """The contradiction within a score, or between it and the samples, as text; empty if there is none."""
+    """A text on how a score contradicts itself or the samples; empty if it does not."""
     if estimate is None:
         return ""
     terms, most = len(score.samples), estimate.count
@@ -305,9 +305,9 @@ def _claim(results: Path, key: str, cell: str) -> None:
 
 @dataclass
 class Store:
-    """The journals called `name` of all other cells with a score key.
+    """The journals named `name` of all other cells with the score key `key`.
 
-    If `estimate` is given, a line whose loss is not that of its terms is skipped.
+    If `estimate` is given, a line whose loss contradicts its terms is skipped.
     """
 
     results: Path
@@ -318,10 +318,10 @@ class Store:
     estimate: Estimate | None = None
     name: str = NAME
     _scores: dict[Mask, Score] = field(default_factory=dict)
-    _ends: dict[Path, int] = field(default_factory=dict)  # the bytes of each journal that have been read
+    _ends: dict[Path, int] = field(default_factory=dict)  # how many bytes of each journal have been read
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """For each of these masks, the score over the most samples, if there is any; its `seconds` are 0."""
+        """For each of these masks, the known score over the most samples, if any, with `seconds` set to 0."""
         if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
             self._read()
         return [self._scores[mask] for mask in masks if mask in self._scores]
