@@ -3,7 +3,7 @@
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
 Both methods run in one process and keep the memory of freed tensors. Their masks and CPU seconds are
-compared. The rows of this processor are replaced in benchmarks/results.json; docs/benchmarks.md explains the
+compared. This processor's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the
 columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the
 engine uses it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near
 ties in float32. The seconds for this count for the engine if the baseline is SLEB's way, which settles no

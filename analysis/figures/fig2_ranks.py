@@ -1,6 +1,6 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-Source: figure 2 of arXiv 2604.24938, which has only perplexity as objective. Grey bands join tied searches.
+Source: figure 2 of arXiv 2604.24938, whose only objective is perplexity. Grey bands join tied searches.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells of one model, size and objective. `dense` is a text with the dense model's metrics."""
+    """The cells of one model, size and objective. `dense` gives the dense model's metrics as text."""
 
     heading: str
     anchor: str

@@ -90,7 +90,7 @@ def _option(name: str | None, objective: Any, seed: int) -> Any:
 
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
-    """The rows of `samples` drawn items, in the order of `items`. An item is an `Item` or a mapping."""
+    """Draws `samples` items; returns their rows in `items` order. An item is an `Item` or a mapping."""
     check_least(call, {"samples": samples, "seed": seed}, samples=1, seed=0)
     pool = item_list(items, "items", "item")
     return items_of(

@@ -1,4 +1,4 @@
-"""Search for a mask, as a cell of the command line does, and measure the perplexity and accuracy of a mask."""
+"""Search for a mask, as a command-line cell does, and measure a mask's perplexity and accuracy."""
 
 from __future__ import annotations
 

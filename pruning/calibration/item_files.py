@@ -111,7 +111,7 @@ def checked_item(item: Item, where: str) -> Item:
 
 
 def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
-    """The item in a record of Commonsense 170k, in which the labels are scored, not the texts of the answers.
+    """The item in a record of Commonsense 170k; the labels are scored, not the texts of the answers.
 
     The instruction ends in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/...,
     option1/...). The wrong choices are the other labels of this list. Raises InputError if the record is malformed.

@@ -52,7 +52,7 @@ class ModelTable:
         return cls(**{**data, "rows": [ModelRow(**row) for row in data["rows"]]})
 
     def columns(self) -> dict[str, list[str]]:
-        """The columns of the table, without the names of the models: the entries of all models, by heading."""
+        """The table's columns by heading, one entry per model; the column of model names is left out."""
         first, rows = self.rows[0], self.rows
         columns: dict[str, list[str]] = {}
         for metric in metrics_among(first.metrics):

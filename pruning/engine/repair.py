@@ -8,8 +8,8 @@ ReplaceMe. A run at the beginning of the model has no unit before it, and so no 
 it adds, only a diagonal T can be folded in.
 
 Deviations: each map is fitted on the model in which earlier runs are already removed and repaired. A large
-ridge moves T towards the identity, which changes nothing. A map is kept only if the pruned model's loss on
-held-out samples rises in no source of the samples. If it rises, maps with a larger ridge, which change less,
+ridge moves T towards the identity, which changes nothing. A map is kept only if it does not raise the
+pruned model's held-out loss on any source of samples. If it does, maps with a larger ridge, which change less,
 are tried. If all of these fail, the run has no map.
 
 Fitting a run's map takes one or two passes over the samples, through the blocks up to the run's end. The

@@ -156,7 +156,7 @@ class Training:
         """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
         It rises, stays constant, and falls linearly (WSD, arXiv 2404.06395). Until it falls, it is the same
-        for all budgets. So a larger budget continues from the state before a smaller one's fall.
+        for all budgets. So a larger budget can resume where a smaller one's rate begins to fall.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
         if step < self.stable:

@@ -149,7 +149,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
-    """Raise InputError if a safetensors file is damaged, or lacks a tensor that it has in the index."""
+    """Raise InputError if a safetensors file is damaged, or lacks a tensor that the index puts there."""
     from safetensors import SafetensorError, safe_open
 
     names: dict[Path, list[str]] = {}

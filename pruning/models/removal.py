@@ -115,7 +115,7 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
 def _counting(forward: Forward, layer: int) -> Forward:
     """A `forward` for removed attention, which also adds one zero per token to the cache's layer `layer`.
 
-    From the cache's first layer of each kind, a model reads the number of cached tokens and sizes of masks.
+    A model reads the cached length and the attention-mask sizes from the first cache layer of each kind.
     """
     from transformers import Cache
     from transformers.cache_utils import CacheLayerMixin

@@ -197,8 +197,8 @@ def mask_evaluator(
 ) -> Evaluator:
     """An evaluator of a mask that can be compensated (`scales`), repaired or healed.
 
-    To measure, a repair's maps must be folded into the weights, and for a healed mask `forward` must be of
-    the healed model. Without `forward`, the evaluator can only read measurements from files.
+    Before measuring, fold a repair's maps into the weights; for a healed mask, pass the healed model's
+    `forward`. Without `forward`, the evaluator can only read measurements from files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256

@@ -4,8 +4,8 @@ depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group
 `model`, such as smollm2. OTHER is one of these, or a finished cell's folder: its pruned model, repaired and
-trained. All are measured on this machine, on the same texts and items. The table gives the metrics of eval=
-and their differences from MODEL's, bits per byte, speed, size and memory. NAME=VALUE are settings of eval,
+trained. All are measured on this machine, on the same texts and items. The table gives bits per byte, speed, size,
+memory, and the metrics of eval= with their differences from MODEL. NAME=VALUE are settings of eval,
 tracker and paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply to all
 models. Measurements are kept, so a command that was stopped continues if it is given again. The options of
 eval are listed below; speed, and generation with continuations, cannot compare models.

@@ -100,7 +100,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _cell(words: Sequence[str]) -> tuple[Cell, CorpusPerplexity]:
-    """A cell, of which only the model and the results folder are used, and its evaluation."""
+    """A cell (only its model and results folder are used) and its evaluation."""
     if given := [word for word in words if word.startswith("launcher=")]:
         raise InputError(f"{given[0]}: submit this command itself as a job; leave launcher out.")
     option = next((word for word in words if word.startswith("eval=")), "eval=perplexity")
