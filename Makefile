@@ -54,10 +54,10 @@ demo: $(VENV)/installed
 	@$(DEMO)
 	@echo "2 of 3: the blocks of greedy search for perplexity: dense, pruned and repaired side by side"
 	@$(DEMO) objective=perplexity algo=greedy compensation=linear guide=true study=demo_repaired
-	@echo "3 of 3: a picture of the four choices"
+	@echo "3 of 3: a picture of the four choices, and one page of figures and tables"
 	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
-	@echo "next    make report RESULTS=$(RESULTS)                    one page of figures and tables"
-	@echo "        $(BIN)/depth-pruning grid experiment=demo_full the larger grid: two ratios, text against answers"
+	@$(BIN)/depth-pruning report --results $(RESULTS) --study demo
+	@echo "next    $(BIN)/depth-pruning grid experiment=demo_full     the larger grid: two ratios, text against answers"
 	@echo "        $(BIN)/depth-pruning compress smollm2           a better small model, with training"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make

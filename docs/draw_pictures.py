@@ -90,7 +90,7 @@ def before_after(numbers: dict[str, Any]) -> Figure:
     axes.set_axis_off()
     left, step, columns = 1.6, 2.75 / numbers["blocks"], (5.0, 5.85, 6.9)
     heads = (f"perplexity\non {numbers['text']}", "size,\nMB", "tokens per\nsecond, CPU")
-    axes.text(0.05, 0.3, numbers["model"], fontsize=9, weight="bold", color=INK, va="center")
+    axes.text(0.05, 0.3, numbers["model"], fontsize=8, weight="bold", color=INK, va="center")
     for x, words in zip(columns, heads, strict=True):
         axes.text(x, 0.3, words, ha="right", va="center", color=GREY, linespacing=1.2)
     for row, (name, measured) in enumerate(states.items()):

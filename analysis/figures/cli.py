@@ -1,7 +1,14 @@
 """Draw a figure or a table of a study, as PNG, PDF and CSV.
 
-depth-pruning figure NAME [--results results] [--study NAME] ...     `figure NAME --help` lists the options
-depth-pruning figure all [--results results] [--study NAME] ...      every figure and table with data in the study
+depth-pruning figure NAME [OPTIONS]
+depth-pruning figure all [OPTIONS]      every figure and table with data in the study
+
+    --results DIR           a results folder, or an archive (*.tar.xz); default: results
+    --study NAME            use only the cells of this study; default: all cells
+    --only COLUMN=VALUE,... use only cells with one of these values; may be repeated
+    --out DIR               the folder to write to; default: RESULTS/figures, or figures for an archive
+    --perplexity NAME       in some figures: the corpus, as in ppl/NAME; default: the mean over the usual ones
+    --accuracy NAME         in some figures: the task, as in acc/NAME; default: the mean over the usual ones
 
 NAME is one of fig1 to fig10, and table1 to table3.
 """
@@ -24,7 +31,6 @@ from matplotlib.figure import Figure
 
 from pruning.core.errors import unknown
 from pruning.core.storage import write_bytes, write_text
-from pruning.core.terminal import HELP, show
 
 from ..data.archive import NothingToRead, folder, is_archive
 from ..data.load import filter_column
@@ -68,9 +74,8 @@ class StudyFigure:
         """Run the command."""
         parser = study_arguments(self.heading)
         if self.metrics:
-            every = "default: the mean over all that nearly every cell has"
-            parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
-            parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
+            parser.add_argument("--perplexity", metavar="NAME")
+            parser.add_argument("--accuracy", metavar="NAME")
         given = parsed(parser)
         run("figure", given, lambda study: self.save(self.build(study, given), study, given.out))
 
@@ -81,10 +86,7 @@ class StudyFigure:
 
 def main() -> None:
     """Draw the figure named by the first argument, or all. Raises InputError if there is no such figure."""
-    name, *words = sys.argv[1:] or ["--help"]
-    if name in HELP:
-        show(str(__doc__))
-        return
+    name, *words = sys.argv[1:]
     known = figures()
     if name not in (*known, "all"):
         raise unknown("figure", name, [*known, "all"])
@@ -141,14 +143,10 @@ def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: st
 def study_arguments(about: str) -> argparse.ArgumentParser:
     """A parser for `--results DIR --study NAME --only COLUMN=VALUES --out DIR`."""
     parser = argparse.ArgumentParser(description=about)
-    where = "a results folder, or an archive (*.tar.xz)"
-    parser.add_argument("--results", default="results", type=_expanded, help=where)
-    parser.add_argument("--study", help="use the cells of this study only; default: all cells")
-    kept = "use only cells that have one of these values; may be repeated, also with one column"
-    form = "COLUMN=VALUE,VALUE"
-    parser.add_argument("--only", type=filter_column, action="append", default=[], metavar=form, help=kept)
-    home = "the folder to write to; default: RESULTS/figures, or figures for an archive"
-    parser.add_argument("--out", type=_expanded, help=home)
+    parser.add_argument("--results", default="results", type=_expanded)
+    parser.add_argument("--study")
+    parser.add_argument("--only", type=filter_column, action="append", default=[])
+    parser.add_argument("--out", type=_expanded)
     return parser
 
 

@@ -48,9 +48,10 @@ def draw(lines: Sequence[SearchLine], perplexity: str) -> Figure:
         _finish(row[0], style.stratum(model, k), "all on one axis", INK)
         row[0].set_ylabel("held-out perplexity : unpruned")
         for axes, (name, of_name) in zip(row[1:], own.items(), strict=True):
-            _lines(axes, of_name, name)
+            if gained := any(gain(one) is not None for one in of_name):
+                _lines(axes, of_name, name)
             _finish(axes, named(name), verdict(of_name), style.colour(name))
-            if all(gain(one) is None for one in of_name):
+            if not gained:
                 style.empty(axes, "")
     units = [style.UNITS.get(name, "") for name in shown]
     common = units[0] if len({*units}) == 1 else ""

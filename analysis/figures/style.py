@@ -132,7 +132,7 @@ def page(
     """A figure as wide as a page, with rows of panels. Each row is `height` inches high, with its labels."""
     text = wrapped(note, 138)
     figure = Figure(figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained")
-    figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE + 0.5, weight="bold", color=INK)
+    figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE, weight="bold", color=INK)
     if text:
         figure.supxlabel(text, x=0.008, ha="left", fontsize=SMALL, color=GREY)
     return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False, **options)]

@@ -1,6 +1,11 @@
 """One self-contained HTML page of a study: the finding, a section for each question, and every cell.
 
-depth-pruning report --results results --study small
+depth-pruning report [OPTIONS]
+
+    --results DIR           a results folder, or an archive (*.tar.xz); default: results
+    --study NAME            use only the cells of this study; default: all cells
+    --only COLUMN=VALUE,... use only cells with one of these values; may be repeated
+    --out DIR               the folder to write to; default: RESULTS/figures, or figures for an archive
 
 The file contains its figures, style and script. So the page needs no other file and fetches nothing. Equal results
 give equal pages.

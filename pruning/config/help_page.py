@@ -52,9 +52,9 @@ def grid_help(program: str, everything: bool = False) -> str:
     return "\n".join([*parts, "Settings, as NAME=VALUE, with their defaults:\n", *_lines(shown), END])
 
 
-def group_help(group: str) -> str:
+def group_help(group: str, default: str) -> str:
     """The options of a group with their settings, for a command that takes only options of this group."""
-    return "\n".join([f"\n  {group}", *_options(group, None, True, {})])
+    return "\n".join([f"\n  {group}; * is the default", *_options(group, default, True, {})])
 
 
 def experiment_help(name: str) -> str:
@@ -75,6 +75,7 @@ def _options(group: str, default: str | None, everything: bool, classes: dict[st
     """Yield a line per option. If `everything`, its settings follow, except repeated ones."""
     said = {name: groups.description(group, name) for name in groups.options(group)}
     shown = [name for name, text in said.items() if everything or not text.startswith(OWN)]
+    shown.sort(key=lambda name: name != default)
     wide, seen = max(map(len, shown)) + 6, set[groups.Setting]()
     for name in shown:
         text = (
@@ -111,7 +112,7 @@ def _lines(settings: Sequence[groups.Setting]) -> Iterator[str]:
     """Yield lines with the name, the default and the comment of each setting."""
     # `${unless:${k},0.2}` is 0.2 unless k is given, and ??? marks a value that must be given.
     defaults = [
-        re.sub(r"^\$\{unless:.*,(.*)\}$", r"\1", one.default).replace("???", "...") for one in settings
+        re.sub(r"^\$\{(?:unless:.*,)?(.*)\}$", r"\1", one.default).replace("???", "...") for one in settings
     ]
     names = [f"  {one.name}={default}" for one, default in zip(settings, defaults, strict=True)]
     wide = min(34, max(map(len, names), default=0))

@@ -42,10 +42,10 @@ MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=N
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros, whole
-blocks are cut out. healed=true writes the weights of the cell's healing (`depth-pruning heal`). verify=false skips
-the comparison with the masked model. An export replaces an earlier export of the same model and
-mask; force=true replaces any earlier export. A directory that holds anything else, or a changed file, is never
-replaced."""
+blocks are cut out. Further settings, with their defaults: healed=false (true writes the weights of the cell's
+healing), verify=true (false skips the comparison with the masked model), force=false (true replaces any earlier
+export; otherwise, only one of the same model and mask is replaced). A directory with anything else in it, or with a
+changed file, is never replaced."""
 FACTORS = (
     "the factors of compensation=magnitude multiply the hidden state, which no standard checkpoint can do: choose "
     "compensation=none or linear."

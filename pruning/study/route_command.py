@@ -1,6 +1,6 @@
 """Choose for a prompt which units a model runs without, print the reasons, and generate without these units.
 
-depth-pruning route FOLDER PROMPT [question=true] [max_new_tokens=64]
+depth-pruning route FOLDER PROMPT [question=false] [max_new_tokens=64]
 
 FOLDER contains a router. A study of tasks prints this path, results/routing/NAME, at its end. If
 question=true, the prompt is a question, which is put into the template that the router was fitted with. If

@@ -196,7 +196,7 @@ def _metrics(result: records.Result, folder: Path) -> Iterator[tuple[str, float,
 
 
 def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
-    """The name of a cell's run, such as `greedy · perplexity · k=6 · smollm2 · seed 0`."""
+    """The name of a cell's run, such as `k=6 · greedy · perplexity · smollm2 · seed 0`."""
     if cell.count("-") < 5:
         return cell
     model, objective, algo, size, seed, _ = cell.rsplit("-", 5)
@@ -205,7 +205,7 @@ def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     if (unit, budget) == ("block", "parameters") and k is not None:
         size = f"k={k}"
     size += f" {unit}" * (unit != "block") + f" of {budget}" * (budget != "parameters")
-    return " · ".join((algo, objective, size, model, f"seed {seed[1:]}"))
+    return " · ".join((size, algo, objective, model, f"seed {seed[1:]}"))  # MLflow cuts long names
 
 
 def summary(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

@@ -30,9 +30,9 @@ KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
     ],
 )
 def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> None:
-    assert run_name(KEY.format(size), config, 6) == f"greedy · perplexity · {words} · smollm2 · seed 0"
+    assert run_name(KEY.format(size), config, 6) == f"{words} · greedy · perplexity · smollm2 · seed 0"
     key = "my-own-a_b-one-r0.2-s11-0a1b2c3d"
-    assert run_name(key, {}, None) == "one · a_b · ratio=0.2 · my-own · seed 11"
+    assert run_name(key, {}, None) == "ratio=0.2 · one · a_b · my-own · seed 11"
 
 
 @pytest.fixture
