@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
 
-ONE_WINDOW = 1  # tokens in a batch; every window is longer, so it is a batch of its own
+ONE_WINDOW = 1  # tokens in a batch; every window is longer, so each is a batch of its own
 
 
 @dataclass

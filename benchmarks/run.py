@@ -6,8 +6,8 @@ Both methods run in one process and keep the memory of freed tensors. Their mask
 compared. This processor's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the
 columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the
 engine uses it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near
-ties in float32. The seconds for this count for the engine if the baseline is SLEB's way, which settles no
-ties. Otherwise, they count for neither method.
+ties in float32. The seconds for this count for the engine if the baseline is SLEB's way, since SLEB's code
+settles no ties. Otherwise, they count for neither method.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
-Both programs have their own model code. If it derives a block's kind from its number, it is wrong after
-pruning. So the program and transformers score a few texts piece by piece, in the same precision, through
-lm-eval. The texts are longer than the sliding windows of small models.
+Both programs have their own model code. If this code derives a block's kind from the block's number, its
+results are wrong after pruning. So the program and transformers score a few texts piece by piece, in the same
+precision, through lm-eval. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
 """

@@ -61,7 +61,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 # Benchmarks.
 
-SLEB = "as SLEB's published code does it"  # the names of works with this baseline start like this
+SLEB = "as SLEB's published code does it"  # the names of works with this baseline start with this
 
 
 def benchmark(name: str) -> Any:

@@ -64,7 +64,7 @@ COMPARED = [(model, objectives) for model in NAMES for objectives in (MAIN, TEXT
 
 
 def ratios() -> Figure:
-    """A forest plot of calibration : search, for the objectives on text alone, and with the margin."""
+    """A forest plot of calibration : search, for the text objectives alone, and with the margin added."""
     found = {}
     for model, objectives in COMPARED:
         known = fig5_variance_shares.ratios(study("study", objectives, model=model).shares).items()

@@ -164,7 +164,7 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
 
 
 def _portable(path: Path, results: Path) -> bytes:
-    """The content of a file, in which `results` replaces the absolute, private path of the results folder.
+    """The content of a file, with the word results in place of the results folder's private, absolute path.
 
     A record that is changed gets a new seal. Raises DamagedError if its old seal does not match its content.
     """

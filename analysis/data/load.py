@@ -250,7 +250,7 @@ def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rename data that share a short name by their paths, and models that share a name by their revisions.
+    """If data share a short name, use their paths as names; if models share a name, add their revisions.
 
     The columns `path` and `revision` are dropped.
     """

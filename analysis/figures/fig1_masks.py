@@ -115,7 +115,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells. If an objective's searches, at least three, all found the same masks, they share a name."""
+    """The cells. If three or more searches of an objective all found the same masks, they share a name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2

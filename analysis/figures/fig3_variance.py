@@ -92,8 +92,8 @@ def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each outcome, objective, model, k and algorithm.
 
     `value` is the arithmetic mean, and `variance` its variance over algorithms. `mean`, `low` and `high` are
-    drawn; for perplexities, `mean` is geometric. `sd` is its standard deviation over algorithms (for
-    perplexities, a factor). `distinct` counts algorithms with equal masks in every draw once.
+    drawn; for perplexities, `mean` is geometric. `sd` is the standard deviation of `mean` over algorithms
+    (for perplexities, a factor). `distinct` counts algorithms with equal masks in every draw as one.
     """
     cells = done(frame)
     cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})

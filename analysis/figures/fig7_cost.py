@@ -1,4 +1,4 @@
-"""Figure 7: how far the loss of each search is above that of the best known mask, and how many masks it scored."""
+"""Figure 7: how many masks each search scored, and how far its loss is above that of the best known mask."""
 
 from __future__ import annotations
 

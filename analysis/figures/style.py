@@ -116,7 +116,7 @@ def objectives(names: Iterable[str]) -> list[str]:
 
 
 def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows that have these values in the named columns."""
+    """The rows with the given values in the named columns."""
     chosen = pd.Series(True, frame.index)
     for name, value in values.items():
         chosen &= frame[name] == value

@@ -418,7 +418,7 @@ def resampled_moves(
 
 
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
-    """The matrix B (columns + 1, columns + 1). With w = (weights, 1), `basis` explains w'Bw of a resample."""
+    """The matrix B (columns + 1, columns + 1): with w = (weights, 1), `basis` explains the squares w'Bw."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
     left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
     return np.asarray(left @ right.T)

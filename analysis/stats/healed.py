@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; with fewer, no statistics are given
-NEAR = 2.0  # masks near the best one add at most this multiple of the loss that it adds
+NEAR = 2.0  # masks near the best one add at most this multiple of the loss that the best one adds
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class Pairs:
 
 def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
     """Two arrays of rows (pairs,): the cells of a pair differ only in the column COMPARISONS[comparison]."""
-    # Cells with different protected blocks are not paired: their masks share other numbers of blocks by chance.
+    # Cells with different protected blocks are not paired: the overlap expected by chance would differ.
     varied = COMPARISONS[comparison]
     fixed = [*(column for column in CELL if column != varied), "protect_first", "protect_last"]
     group, level = labels(frame, fixed), labels(frame, [varied])

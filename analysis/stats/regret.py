@@ -141,7 +141,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
     """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
 
     If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the
-    dense model, after which scores are free. A mask that only other studies scored gets the mean.
+    dense model, after which scores are free. A mask that only other studies scored gets the mean time.
     """
     found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):

@@ -160,8 +160,8 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
 def all_states(results: Path) -> dict[str, CellState]:
     """The states, by key, of the submitted cells and of all other cells in a results folder's studies.
 
-    While one of the other cells runs, other cells without a result count as waiting. Raises the errors of
-    `cell_states`.
+    While a cell that was not submitted runs, other such cells without a result count as waiting. Raises the
+    errors of `cell_states`.
     """
     states = cell_states(results)
     listed = (key for name in names(results) for key in read_study(results, name))

@@ -94,7 +94,7 @@ class LocalPool:
         import submitit
 
         executor = submitit.LocalExecutor(folder)
-        # submitit sets CUDA_VISIBLE_DEVICES to numbers. This line, later in the job, restores the names.
+        # submitit sets CUDA_VISIBLE_DEVICES to numbers. This line runs later and restores the names.
         chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,

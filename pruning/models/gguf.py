@@ -22,7 +22,7 @@ from pruning.core.errors import InputError, first_line
 from pruning.core.mask import Mask
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
-BOOL, STRING, ARRAY = 7, 8, 9  # numbers of types in the format
+BOOL, STRING, ARRAY = 7, 8, 9  # type numbers in the format
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SIZES_OF = {kind: struct.calcsize(form) for kind, form in FORMATS.items()}
 RECORD = "depth_pruning.record"
@@ -90,7 +90,7 @@ class GgufFile:
         return count if isinstance(count, int) else 0
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A key's value: a number, string or list of numbers; `default` if it is missing or another list."""
+        """A key's value: a number, string or list of numbers; else, or if the key is missing, `default`."""
         if (entry := self.entries.get(name)) is None:
             return default
         if entry.kind == STRING:
@@ -229,7 +229,7 @@ PLAIN = frozenset([
     "starcoder2", "xverse",
 ])
 # fmt: on
-# Period lengths: in a period, all blocks but the last have a sliding window. A list in the file replaces it.
+# Period lengths, unless the file has a pattern: in a period, all blocks but the last have a sliding window.
 WINDOWS = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "olmo2": 4}
 OPTIONAL = ("gemma3", "olmo2")  # if the key for the window's length is missing, no block has a window
 # Architectures that compute differently at some sizes, which llama.cpp infers from the number of blocks.
@@ -257,7 +257,7 @@ def check_known(file: GgufFile) -> None:
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
-    """For each block, whether it has a sliding window: all but each period's last; with period 0, all."""
+    """Whether each block has a sliding window: all do but each period's last; with period 0, all do."""
     return [period == 0 or block % period < period - 1 for block in range(n_blocks)]
 
 
@@ -365,7 +365,7 @@ COUNTS = ("leading_dense_block_count",)  # keys with the number of leading block
 # Lists whose length does not depend on the number of blocks.
 NOT_PER_BLOCK = ("rope.dimension_sections", "classifier.output_labels")
 BARE = ("xielu.",)  # prefixes of per-block keys that lack the architecture's name (activations of Apertus)
-STALE = ("general.size_label", "general.parameter_count")  # they describe the size of the original model
+STALE = ("general.size_label", "general.parameter_count")  # left out: sizes of the original model
 
 
 def _entries(cut: GgufCut) -> Iterator[bytes]:

@@ -139,7 +139,7 @@ class Model:
 
     @cached_property
     def in_directory(self) -> bool:
-        """Whether the weights are in a local directory. A directory's path can also be given as a hub id."""
+        """Whether the weights are in a local directory. With `source=hub`, `path` can also be a directory."""
         return self.source == "local" or (self.source == "hub" and Path(self.path).is_dir())
 
     @property

@@ -341,7 +341,7 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
 # These are the output projection of attention, or the last projection of an MLP or its experts, with biases.
 # To find them, a copy of the main module gets zero weights and must return zeros. Then weights get random
 # values, one by one, in the order in which modules return. If a weight makes the output non-zero, it becomes
-# zero again. The weights that stay zero are a minimal set: the last ones that are used.
+# zero again. The weights that are zero at the end are a minimal set: those used last.
 
 
 def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:

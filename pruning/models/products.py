@@ -98,7 +98,7 @@ def _cuts(weight: Tensor) -> list[slice]:
 def for_any_rows() -> Iterator[None]:
     """Within this context, `Float32Linear` multiplies in float32 for any number of rows.
 
-    So a race, which starts with few samples, gets the same losses for them as if all samples were scored.
+    So a race, which starts with few samples, gets the losses of a search that scores all samples at once.
     """
     global _within
     _within += 1

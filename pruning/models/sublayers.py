@@ -222,7 +222,7 @@ class _BlockProbe:
     def _pair(
         self, outputs: Mapping[nn.Module, Any], whole: Tensor
     ) -> tuple[tuple[nn.Module, nn.Module] | None, bool]:
-        """The best pair of children that add to the state in sequence; whether a pair adds to one state."""
+        """The best pair of children that add to the state in sequence; whether any pair adds in parallel."""
         zeros = {child: _Zeros(output) for child, output in outputs.items()}
         alone = {child: self._with({child: zeros[child]}, self.hidden) for child in outputs}
         adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]

@@ -23,8 +23,8 @@ class Accuracy:
 
     Answers that tie for the highest score share the point for a right answer. So a model that scores all
     answers equally gets the accuracy of guessing. Masks with equal fractions are common on a small
-    calibration set. With fewer than about 50,000 items, the margin cannot outweigh a right answer. No
-    reported accuracy includes it.
+    calibration set. With fewer than about 50,000 items, the margin cannot outweigh a right answer. Reported
+    accuracies exclude the margin.
     """
 
     needs: ClassVar[str] = "items"

@@ -152,7 +152,7 @@ FIRST = 1e6  # how many nats of margin a right answer outweighs
 
 @dataclass(frozen=True)
 class Crossed:
-    """Each task's scores under the dense model and then each set; `own` maps each task to its set, from 0."""
+    """Each task's scores under the dense model and then each set; `own` numbers each task's set, from 0."""
 
     calibration: Scores
     heldout: Scores
@@ -167,7 +167,7 @@ def of_sets(scores: Scores) -> dict[str, ItemScores]:
 def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
     """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
 
-    `routed` has the router's choices, with sets counted from 0. `random` has no entry, because it averages.
+    `routed` has the router's choices, with sets counted from 0. `random` has no entry: it averages over sets.
     """
     held = of_sets(crossed.heldout)
     static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
@@ -226,7 +226,7 @@ def at(values: Floats, chosen: Numbers | int) -> Floats:
 #
 # - The same items are asked in a second wording. The oracle's sets and the best static set are chosen on one
 #   wording and judged on the other. The oracle's remaining gain is the surviving gain. If a set's answers are
-#   noise, it is about 0 or below, because a set chosen by noise is no better than the average set.
+#   noise, this gain is about 0 or below, because a set chosen by noise is no better than the average set.
 # - Answers that do not change with the wording can still be mere preferences, such as for long answers. So
 #   the surviving gain is computed again with random labels, which no set can predict.
 

@@ -148,7 +148,7 @@ class Prepared:
     data: Mapping[str, Data]
     space: Space | None
     text: HealingText | None = None  # what the pruned model is trained on
-    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # shared pieces by metric
+    overlap: Mapping[str, int] = dataclasses.field(default_factory=dict)  # number of shared pieces, by metric
 
     @property
     def evaluations(self) -> int:

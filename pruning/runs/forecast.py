@@ -369,7 +369,7 @@ def _training(module: Any, rows: Sequence[Row], heal: heal_settings.Training) ->
         synchronize(devices(module))
 
     blocks = find_blocks(module).modules
-    # Without adapters, all blocks get gradients; with them, the first does, for a full backward pass.
+    # With adapters, only the first block gets gradients, for a full backward pass; without, all blocks do.
     inside = {id(w) for block in (blocks[:1] if heal.adapter else blocks) for w in block.parameters()}
     with gradients_kept(module.parameters()), torch.enable_grad():
         for parameter in module.parameters():

@@ -245,7 +245,7 @@ def halve(
 
     `trial(mask, tokens, before)` heals a mask on `tokens` tokens; `before` is the budget of the previous round (0 in
     the first round). If losses are equal, the earlier mask counts as better. This is algorithm 1 of Jamieson
-    and Talwalkar (arXiv 1502.07943). DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models so.
+    and Talwalkar (arXiv 1502.07943). DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models this way.
     """
     left, before = list(masks), 0
     for budget in budgets(len(masks), tokens):

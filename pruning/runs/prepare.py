@@ -144,8 +144,8 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
 def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> HealingText | None:
     """The text of a finished training run with the cell's settings; None if there is none, or if it overlaps `data`.
 
-    For a new evaluation, other windows of `drawn` would be left out. But if the earlier training text shares
-    no run of tokens with the new data, the training need not be repeated.
+    A new evaluation can leave other windows out of `drawn`, which would mean training again. That is needed
+    only if the earlier text shares a run of tokens with the new data.
     """
 
     def read() -> list[HealRecord]:

@@ -128,8 +128,8 @@ class Decider:
 #
 # The masks with the lowest bounds are scored first. Let L be the loss of the runner-up, the best rejected
 # mask so far. If a mask's bound exceeds L by more than rounding, the mask can be neither chosen nor the
-# runner-up, so it is not scored. All other masks are. So the choice and its lead over the runner-up do not
-# depend on bounds. Bounds are kept in a journal, so that a resumed search rules out the same masks.
+# runner-up, so it is not scored. All other masks are scored. So the choice and its lead over the runner-up do
+# not depend on bounds. Bounds are kept in a journal, so that a resumed search rules out the same masks.
 
 # In nats. Bounds and losses come from different matrix products and are rounded differently.
 SLACK = 0.02
@@ -296,8 +296,8 @@ class View:
 # larger; `rounding` is the largest estimate so far. A choice is settled by one rule:
 #
 #     Let c be the worst chosen mask. If the best rejected mask is farther from c than FAR times the rounding,
-#     nothing is scored in float32. Otherwise c, the mask nearest to c and all masks within NEAR times the
-#     rounding are. Rounding is measured again, and the choice follows the float32 losses of near masks.
+#     nothing is scored in float32. Otherwise, these masks are: c, the mask nearest to c, and all masks within
+#     NEAR times the rounding. Rounding is measured again, and near masks' float32 losses decide the choice.
 #
 # No settled loss is lower than the mask's own loss, so settled losses can be compared with other masks'
 # losses. A search that uses each loss, such as a genetic search, can take another path on another processor.
@@ -522,7 +522,7 @@ def certainty(found: MarginsRecord) -> str:
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """Compare the worst of the `best` chosen masks with the rejected mask that is worse by the least.
+    """Compare the worst of the `best` chosen masks with the rejected mask that it beats by the least.
 
     The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if
     all masks are chosen.

@@ -140,7 +140,7 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gates counts as a request for all single removals, scored if the objective has no gradient.
+    Gates count as a request for all single removals, which are scored if the objective has no gradient.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None

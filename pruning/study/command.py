@@ -289,7 +289,7 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
     """Draw and check the samples and data of all cells, before the first search starts.
 
     Raises one InputError with all invalid input, and all unreachable models and data. A cell whose search
-    needs too many evaluations is left out. If no cell is left, done or in flight, InputError is raised.
+    needs too many evaluations is left out. If none remains and none is done or in flight, raises InputError.
     """
     if not cells:
         return []

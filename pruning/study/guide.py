@@ -95,7 +95,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell, with the export directory of `asked`; a default one is replaced by its own."""
+    """The decided cell, with the export directory of `asked` or, if that is a default, its own default."""
     own = asked.export == asked.folder / SMALLER
     return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 

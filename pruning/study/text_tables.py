@@ -111,7 +111,7 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     yield "seed", config["seed"]
     yield "dtype", config["model"]["dtype"]
     yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
-    # These settings differ between objectives anyway, so only results with the same objective are compared in them.
+    # These differ between objectives anyway, so they are compared only within one objective.
     for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
 
@@ -142,7 +142,7 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def about_healing(result: DoneResult) -> str:
-    """A note that names the healed mask if it is not the search's, and says so if training did not help."""
+    """A note that names the healed mask if it is not the search's, and says if training did not help."""
     if "heal" not in result:
         return ""
     selection = result["heal"].get("selection")

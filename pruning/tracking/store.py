@@ -21,7 +21,7 @@ from pruning.tracking.client import check_uri, connect, plain_errors
 from pruning.tracking.mlflow_run import EXPERIMENT_TAGS, record_model, record_runs, studies_of, version_of
 
 DATABASE = "mlflow.db"
-# Importing MLflow takes two seconds. This file shows without it whether the SQLite file is up to date.
+# Importing MLflow takes two seconds. This file shows, without the import, whether the store is current.
 HELD = "mlflow.held"
 PATIENCE = 60.0  # seconds to wait while another process creates the database
 
@@ -47,7 +47,7 @@ class MLflow:
             self._open(results)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless the store has its current result. Raises PruningError if a cell fails."""
+        """Record each cell unless the store has its current result. Raises PruningError if that fails."""
         with plain_errors(self._store(results)):
             studies, held = studies_of(folders), results / HELD
             versions = {one: version_of(one, studies[one]) for one in folders if (one / NAME).exists()}
