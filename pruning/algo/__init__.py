@@ -34,7 +34,7 @@ class Algo(Protocol):
 
 @dataclass(frozen=True)
 class Rise:
-    """Compares masks by the rise of the loss above that of the mask `base`, per cost; costs are positive."""
+    """Compares masks by their rise per cost: (loss - loss of the mask `base`) / cost; costs are positive."""
 
     base: Mask
     costs: Mapping[Mask, float]
@@ -55,7 +55,7 @@ class Ask:
     No search asks twice for a mask on the same number of samples, except to compare rises per cost.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from
-    `known`, the masks of earlier requests, and `masks`; the answer has the losses of both, in this order.
+    `known` (the masks of earlier requests) and `masks`; the answer has the losses of both, in this order.
     `rest` is the number of candidates that later requests can contain.
     """
 

@@ -26,7 +26,7 @@ from pruning.core.mask import Mask, Space, unit_noun
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 RANKS = ("cost", "loss")  # the values of `rank` in one_shot, greedy and beam; see "Rises per cost" below
-STEPS = 200  # exchanges of a random walk; if all fail, the first new mask in the list of all is taken
+STEPS = 200  # exchanges of a random walk; if none gives a new mask, the first of all new masks is taken
 
 
 # Losses of single removals, and the one-shot set.
@@ -50,7 +50,7 @@ def n_singles(space: Space) -> int:
 
 
 def rates(space: Space, losses: Array) -> Array:
-    """The values by which units are ranked: the losses of `singles`, on a budget divided by unit costs."""
+    """The values by which units are ranked: the losses from `singles`; on a budget, loss / unit cost."""
     return np.array([space.per_cost(loss, unit) for loss, unit in zip(losses, space.fitting(), strict=True)])
 
 
@@ -233,7 +233,7 @@ def done(space: Space) -> str:
 
 
 def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request, Any, list[Mask]]:
-    """The mask from greedy steps of units and, over sub-layers, one from steps of blocks if a block fits.
+    """One mask per greedy path: by single units and, over sub-layers, by whole blocks if a block fits.
 
     Greedy search over sub-layers can miss a better mask of blocks: removing one part of a block can cost more
     than removing both. The second path removes whole blocks while they fit, and then single units; it is
@@ -255,7 +255,7 @@ def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator
         masks = masks or [best.drop(i) for i in space.fitting(best.dropped)]
         rise = rise_since(best, masks, space)
         losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
-        # A mask that is ruled out here can still have the lowest loss, or the lowest rise since another mask.
+        # Infinities are dropped: a mask ruled out here can have the lowest loss, or rise since another mask.
         known.losses |= {mask: loss for mask, loss in losses.items() if math.isfinite(loss)}
         values = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
         best = min(masks, key=values.__getitem__)

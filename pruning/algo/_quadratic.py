@@ -6,9 +6,9 @@ half-sets (n = 32 and k = 8 take a fraction of a second):
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
-In larger spaces, annealing chains run in parallel. The best swaps lead from the end of each chain to a local
-minimum. The result is chosen from these minima and all sets one swap away. Each step of a chain leads to a
-set of the space, so no penalty term is needed; such a term can lead to worse sets.
+In larger spaces, annealing chains run in parallel. From the end of each chain, best swaps lead to a local
+minimum. The result is chosen from these minima and all sets one swap away from them. Each step of a chain
+leads to a set of the space, so no penalty term is needed; such a term can lead to worse sets.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pruning.core.mask import Budget, Mask, Space
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Rows: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]  # (sets, n): whether a set contains a unit
 
-CHUNK = 1 << 20  # energies of pairs of half-sets that are kept in memory at once
-EXACT = 100_000_000  # sets of the largest space that is enumerated; in a larger one, annealing chains run
-EXACT_ON_BUDGET, BUDGET_CHUNK = 200_000, 8_192  # the same on a budget, and the masks of a batch
+CHUNK = 1 << 20  # how many energies of pairs of half-sets are in memory at once
+EXACT = 100_000_000  # the most sets that are enumerated; in a larger space, annealing chains run
+EXACT_ON_BUDGET, BUDGET_CHUNK = 200_000, 8_192  # the same on a budget, and masks per batch
 CHAINS, SWEEPS, COLDEST = 64, 200, 1e-3  # annealing: each chain tries SWEEPS * n steps
 
 

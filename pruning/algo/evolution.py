@@ -30,8 +30,8 @@ class Evolution:
     Of `initial` random sets, the best on few samples can become the parent. Each of k (N - k) / 1.5
     generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v uniform on 1
     to `swaps`. `samples` and `survivors` have one value for each stage except the last, which uses all
-    samples. There, the best of the survivors and the parent is the next parent. On a budget, N units are
-    removable, at most k of them together.
+    samples. There, the best of the survivors and the parent is the next parent. On a budget, N is the number
+    of removable units, and at most k can be removed together.
     """
 
     offspring: int = 32

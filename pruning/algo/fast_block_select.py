@@ -8,7 +8,7 @@ loss; ties keep P. This is repeated until P is unchanged or equals an earlier P.
 so it can be worse than the one-shot set.
 
 Source: MI-PRUN (arXiv 2601.07212, algorithm 1), the paper's search (7), but with the loss instead of mutual
-information. It does not state how many candidates there are, what a conflict is, or which groups are chosen.
+information. MI-PRUN does not state the number of candidates, what a conflict is, or which groups are chosen.
 """
 
 from __future__ import annotations

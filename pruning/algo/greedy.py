@@ -20,9 +20,9 @@ from pruning.core.mask import Mask, Space
 class Greedy:
     """In each of k rounds, scores the removal of each remaining unit and carries out the best one.
 
-    On a budget, a round removes the unit with the lowest rise of the loss per cost since the previous round.
+    On a budget with `rank=cost`, a round removes the unit that raises the loss least relative to its cost.
     Over sub-layers, a second path removes whole blocks, and the better of the two masks is the answer. `lazy`
-    is the risk of missing the mask by skipping unpromising candidates (`lazy.py`).
+    is the accepted risk that skipping unpromising candidates changes the mask (`lazy.py`).
     """
 
     lazy: float | None = None

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Rounds:
     """The `count` rounds of one search, each of which drops one more block, and its prediction errors so far.
 
-    `risk` is the accepted probability of skipping a candidate that would be chosen. If None, none is skipped.
+    `risk` is the accepted probability of skipping a candidate that would be chosen. If None, all are scored.
     """
 
     risk: float | None

@@ -1,6 +1,6 @@
 """Random masks: a baseline that any search should beat at equal cost.
 
-The paper's Bayesian search also has 200 trials.
+The default, 200 trials, is that of the paper's Bayesian search.
 """
 
 from __future__ import annotations

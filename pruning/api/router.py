@@ -65,7 +65,7 @@ class Router:
 
     @classmethod
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
-        """The router in a folder from a task study or `save`. If `model` is None, the recorded one is loaded.
+        """The router in a folder that a task study or `save` wrote. Without `model`, loads the recorded one.
 
         Raises InputError if the folder contains no router or if its model is not recorded, DamagedError if a
         file was changed, and ForeignError if the router was fitted to another model.
@@ -143,7 +143,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If the precisions are equal and both digests known, the digests are compared; else the revisions are.
+    If the precisions are equal and both digests are known, these are compared; otherwise, the revisions are.
     """
     info = model.language_model.info
     digests = [record["weights_sha256"], model.language_model.weights_sha256()]
@@ -159,7 +159,7 @@ def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str 
         )
 
 
-# Fit a router, which chooses between sets of units, to the items of tasks without a study.
+# Without a study, fit a router, which chooses between sets of units, to the items of tasks.
 
 
 @exclusive

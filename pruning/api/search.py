@@ -169,7 +169,7 @@ class SearchResult:
 
     @property
     def ties(self) -> list[Mask]:
-        """At most 100 masks of the size of `mask` that are not significantly worse than it at level 0.05."""
+        """At most 100 masks of the same size that are not significantly worse than `mask` at level 0.05."""
         record = self.mask.to_json()
         return [Mask.from_json({**record, "dropped": listed}) for listed in self.margins["ties"]]
 

@@ -1,4 +1,4 @@
-"""Calibration: the data that an objective uses during a search: text windows or multiple-choice items."""
+"""Calibration data: the text windows or multiple-choice items that an objective uses during a search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELLED = "commonsense170k"  # the source whose `path` is a data set or a local
 
 
 def file_of(settings: Any) -> str | None:
-    """The local file that is the source of settings, if any. Its contents identify it, not its name."""
+    """The local file that settings give as their source, if any; its contents identify it, not its name."""
     source, path = getattr(settings, "source", None), getattr(settings, "path", None)
     copied = source == LABELLED and path and Path(path).expanduser().is_file()
     return path or "" if source == "file" or copied else None

@@ -57,8 +57,8 @@ class Items:
     """`samples` items of a source, drawn by `drawn_items` and turned into rows by `items_of`.
 
     `source` is `commonsense` (a `part` of this program's items), `file` (the file `path`), or
-    `commonsense170k`. The last one is the data set `path` with its `split` and `revision`, or a local copy
-    `path` of its JSON file.
+    `commonsense170k`. The last one is the data set `path` with its `split` and `revision`, or a copy of its
+    JSON file at the local `path`.
     """
 
     source: str
@@ -104,7 +104,7 @@ def check_template(setting: str, template: str) -> None:
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
-    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # Python and Jinja
+    fields = re.findall(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", template, re.DOTALL)  # as in Python and Jinja
     if others := sorted({*fields} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "

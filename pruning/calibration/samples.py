@@ -171,7 +171,7 @@ ORDER = 0  # the seed of the pool's order for disjoint draws
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
-    """The `samples` indices, in order, that a seed draws from a pool of `size`, which is at least `samples`.
+    """The indices, in order, of the `samples` that a seed draws from a pool of `size` (at least `samples`).
 
     If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the
     number of a group. So draws with different seeds have nothing in common. If the pool has no group of this
@@ -202,7 +202,7 @@ Run: TypeAlias = tuple[int, ...]
 
 
 def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[int, Run]]:
-    """Yield (number of the row, run) for each run of tokens that a row shares with one of the others."""
+    """Yield (number of the row, run) for each run of tokens that a row shares with one of `others`."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
         # Two rows are compared at the smaller of their required lengths, whichever side has it.
@@ -216,13 +216,13 @@ def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[in
 
 
 def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows that share no run of tokens with the others."""
+    """The `rows` that share no run of tokens with `others`."""
     shared = {number for number, _ in shared_runs(rows, others)}
     return tuple(row for number, row in enumerate(rows) if number not in shared)
 
 
 def _needed(row: Row) -> int:
-    """The length from which a run counts as shared between this row and one that is not shorter."""
+    """The minimum length of a run that counts as shared by this row and one of at least this row's length."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

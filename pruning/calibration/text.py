@@ -139,9 +139,9 @@ class Both:
 class Mixed:
     """`samples` windows of `length` tokens, half from each of two texts, rounded up for the first.
 
-    Of the text calibrations `first` and `second`, only the settings that locate the text are used: `samples`,
-    `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate. A linear
-    map fitted on half of each is nearly as good on either text as one fitted on that text alone
+    Of the text calibrations `first` and `second`, only the settings that locate the text are used; the
+    `samples`, `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate.
+    A linear map fitted on half of each is nearly as good on either text as one fitted on that text alone
     (docs/objectives.md).
     """
 

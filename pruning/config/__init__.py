@@ -1,1 +1,1 @@
-"""Make cells from Hydra configurations: the groups of `conf/`, their classes, and the types of the top level."""
+"""Make cells from Hydra configurations; find the groups of `conf/`, their options and their classes."""

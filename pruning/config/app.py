@@ -105,7 +105,7 @@ def register() -> None:
                     "because scores and cells are identified by that name."
                 )
             store.store(group=f"schema/{group}", name=name, node=schema(cls))
-    # If k is null, `${unless:${k},0.2}` is 0.2, else null.
+    # `${unless:${k},0.2}` is 0.2 if k is null; otherwise, it is null.
     OmegaConf.register_new_resolver("unless", lambda one, other: other if one is None else None, replace=True)
 
 
@@ -275,7 +275,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     records.check_literal(config)
     config = records.recorded(config)
     if config.get("heal", {}).get(records.CLASS) == records.NO_HEALING[records.CLASS]:
-        config = {name: value for name, value in config.items() if name != "heal"}  # as results omit it, too
+        config = {name: value for name, value in config.items() if name != "heal"}  # results omit it, too
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
         words.append(f"seed={config['seed']}")  # before `_plain`, because other settings refer to the seed

@@ -79,7 +79,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     for settings in parts.values():
         settings.check()
     results = _folder("paths.results", plain["paths"]["results"])
-    records.check_literal({"paths": {"results": str(results)}})  # healing the cell later records the path
+    records.check_literal({"paths": {"results": str(results)}})  # a later healing run records the path
     kind, config = built["calibration"].kind, _record(plain, choices, built["model"])
     if kind not in kinds_for(needs := built["objective"].needs):
         fit = [name for name, cls in option_classes("calibration").items() if cls.kind in kinds_for(needs)]

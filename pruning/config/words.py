@@ -189,7 +189,7 @@ def explained(error: Exception, words: Sequence[str]) -> InputError:
     cause, line = error.__cause__ or error, first_line(error)
     if match := re.match(r"Could not override '([^']+)'", str(error)):
         path, full = match[1], getattr(cause, "full_key", None) or match[1]
-        if full != path and full.startswith(f"{path}."):  # a new entry of a dictionary, given as a whole
+        if full != path and full.startswith(f"{path}."):  # a dictionary given as a whole, with a new entry
             entry = full[len(path) + 1 :]
             return InputError(f"{path} has no entry '{entry}': add it with '+{full}=...'.")
         parent = getattr(cause, "parent_node", None)

@@ -65,7 +65,7 @@ class RankError(PruningError):
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text, plus the second after a colon; for no text, the error's type."""
+    """An error's first line, plus the second if the first ends in a colon; without text, the error's type."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] = f"{lines[0]} {lines[1]}"
@@ -122,7 +122,7 @@ DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 def os_error(error: BaseException) -> OSError | None:
     """The exception itself if it is an OSError, else the OSError whose number its text states, if any.
 
-    Libraries in Rust (safetensors, tokenizers) raise other exceptions, whose text states its number.
+    Libraries in Rust (safetensors, tokenizers) raise other exceptions, whose text states the number.
     """
     if isinstance(error, OSError):
         return error

@@ -291,7 +291,7 @@ class Budget:
     def sets(self, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """All sets of the units `free` that meet the budget, in lexicographic order."""
         costs, reachable = [self.costs[i] for i in free], [1]
-        for cost in reversed(costs):  # bit s of reachable[i]: some of the units from i on cost s
+        for cost in reversed(costs):  # bit s of reachable[i]: some subset of free[i:] costs s
             reachable.append(self._plus(reachable[-1], cost))
         reachable.reverse()
 
@@ -509,7 +509,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Removal:
-    """How much is removed: `k` units or the share `ratio` of all costs; `first` and `last` protect blocks."""
+    """How much is removed: `k` units or the share `ratio` of all costs. `first`, `last`: protected blocks."""
 
     ratio: float | None
     k: int | None

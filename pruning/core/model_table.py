@@ -21,9 +21,9 @@ class ModelRow:
     place: str
     revision: str
     dtype: str
-    metrics: dict[str, float]  # of `eval=`
-    changes: dict[str, dict[str, Any]]  # by metric: difference from the first model, error, and text of both
-    bits: dict[str, dict[str, Any]]  # by perplexity: bits per byte, their error, and the paired difference
+    metrics: dict[str, float]  # the results of `eval=`
+    changes: dict[str, dict[str, Any]]  # by metric: difference from the first model, error, both as text
+    bits: dict[str, dict[str, Any]]  # by `ppl` metric: bits per byte, their error, and the paired difference
     prefill: SpreadRecord  # tokens per second
     decode: SpreadRecord
     parameters: int

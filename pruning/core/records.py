@@ -201,7 +201,7 @@ def read_continuations(measured: Path) -> ContinuationRecord | None:
 
 FOLDER = "healed"  # in a cell's folder: one folder for each healing run
 RECORD = "heal.json"  # in such a folder: the record of the run
-EVALUATION = "evaluation.json"  # beside it: its evaluation; a cell's result has only that of the last run
+EVALUATION = "evaluation.json"  # beside it: the run's evaluation; a cell's result has only the last run's
 
 
 class CurveRecord(TypedDict):
@@ -282,7 +282,7 @@ class ComparisonRecord(TypedDict):
 
 
 class DecisionRecord(TypedDict):
-    """One intermediate choice of the search, such as the choice of one round of greedy."""
+    """One intermediate choice of the search, such as that of one greedy round."""
 
     best: int
     of: int

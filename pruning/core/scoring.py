@@ -22,7 +22,7 @@ class Score:
     loss: float
     samples: tuple[float, ...]
     seconds: float  # 0 if another cell has computed the loss
-    of: int | None = None  # if this score covers only the first samples, the number of all
+    of: int | None = None  # the number of all samples, if this score covers only the first ones
     parts: int = 1  # number of parts in which the samples were scored; affects batches and rounding
 
     def __post_init__(self) -> None:
@@ -233,7 +233,7 @@ class TraceLine(TypedDict):
     seconds: float
     of: NotRequired[int]
     parts: NotRequired[int]
-    scored: NotRequired[int]  # in archives, instead of the terms of a partial score
+    scored: NotRequired[int]  # in archives: how many samples a partial score covers, in place of its terms
 
 
 def scored(line: Mapping[str, Any]) -> int:

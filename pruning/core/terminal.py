@@ -114,13 +114,13 @@ def guarded() -> Iterator[None]:
     except PruningError as error:
         _end(str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT)
     except BrokenPipeError:
-        sys.stdout = None  # else Python reports the pipe again when it ends
+        sys.stdout = None  # else Python reports the pipe again at exit
         raise SystemExit(FAILED) from None
     except OSError as error:
         try:
             sys.stdout.flush()
         except (OSError, AttributeError):
-            sys.stdout = None  # else Python reports the full disk again when it ends
+            sys.stdout = None  # else Python reports the full disk again at exit
         _end(sentence(error), FAILED)
 
 
@@ -145,7 +145,7 @@ NEVER = -1  # the threshold at which no memory is returned
 
 
 def keep_pages() -> bool:
-    """Make glibc keep freed memory, unless the user has configured it. Returns whether it will."""
+    """Make glibc keep freed memory, unless the user has configured glibc. Returns whether it will."""
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False
@@ -167,7 +167,7 @@ def let_threads_wait() -> None:
 
 # The matrices of the analysis are small. On a busy machine, a product takes 0.1 ms with one thread and 90 ms with
 # two, which wait for each other. With one thread, the numbers also do not depend on the number of cores.
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of the builds of numpy and scipy
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # for the BLAS builds in numpy and scipy
 
 
 def use_one_blas_thread() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Choices are packed if log-likelihoods change by at most this, absolute plus relative (other dtypes: 0.05).
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-TRIED = 8  # leading rows whose items are run both packed and unpacked
+TRIED = 8  # number of first rows whose items are run both packed and unpacked
 
 
 @dataclass(frozen=True)

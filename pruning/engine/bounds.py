@@ -6,7 +6,7 @@ sum over only some tokens is smaller. So for every set S of tokens that contains
     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
 
 Let p(S) be the probability of S under p, and p_S the distribution p within S. By the chain rule, KL(p || q)
-is the sum of three terms, none of them negative: for the probabilities of S, within S, and outside of S. So
+is a sum of three nonnegative terms: one for the probability of S, one within S, and one outside S. So
 
     KL(p || q)  >=  p(S) * KL(p_S || q_S)
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
 
-PROBABILITY = 0.98  # share of the dense model's probability that the part should have
+PROBABILITY = 0.98  # share of the dense model's probability that the part of the vocabulary should have
 MOST = 8  # besides the scored tokens, the part has at most 1 / MOST of the vocabulary
 MULTIPLE = 1024  # products can take twice as long if the number of columns is not a multiple of this
 PIECE = 64  # positions whose probabilities are computed at a time
@@ -50,7 +50,7 @@ SHARE = 0.5  # states after the last unit may take this share of the room for st
 def bounds(
     forward: Forward, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
 ) -> Iterator[tuple[Mask, list[float], float]]:
-    """Like `forward.sums`, but bounds from a part of the vocabulary; nothing if the head cannot be divided.
+    """Yields bounds on `forward.sums` from part of the vocabulary; nothing if the head cannot be divided.
 
     If `readout` gives log-likelihoods, the bounds are upper bounds. If it gives the divergence from the dense
     model, they are lower bounds.
@@ -111,9 +111,9 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """Sorted: `targets`, and the fewest tokens that reach PROBABILITY; at most 1 / MOST of the vocabulary.
+    """`targets` and the likeliest tokens, sorted: enough for PROBABILITY, but at most 1 / MOST of all.
 
-    If there are more than MULTIPLE, the next most likely tokens round their number up to a multiple of it.
+    If these are more than MULTIPLE tokens, the next most likely ones are added, up to a multiple of MULTIPLE.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

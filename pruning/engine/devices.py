@@ -30,7 +30,7 @@ def exact() -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     if torch.cuda.is_available():
-        # By default, deterministic mode also fills new memory, a second write per result: turn that off.
+        # By default, deterministic mode also fills new memory, so results are written twice: turn that off.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")

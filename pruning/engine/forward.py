@@ -10,7 +10,7 @@ of a separate masked forward pass for each mask, and do not depend on which mask
     head       the states at the scored positions become next-token distributions        `head`
     terms      the readout's values, summed for each row
 
-This reduces a round of greedy search over N blocks from N^2 to about N^2 / 2 block forwards. It reduces
+Shared prefixes reduce a round of greedy search over N blocks from N^2 to about N^2 / 2 block forwards, and
 scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
 """
 
@@ -175,7 +175,7 @@ class Forward:
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """The same forward passes with these factors for dropped units. New factors share no states."""
+        """The same forward passes with these factors for dropped units. Changed factors reuse no states."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
@@ -349,7 +349,7 @@ class WalkRequest:
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
-        # A single mask, such as the dense model, can interrupt a search: its request changes no states.
+        # A single mask, such as the dense model, can interrupt a search, so its request changes no states.
         plan, alone = None, len(todo) == 1
         pace = forward.paces.setdefault((len(self.rows), self.readout.part is None), Pace())
         while todo:

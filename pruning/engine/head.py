@@ -134,7 +134,7 @@ def positions_at_once(device: str, vocabulary: int) -> int:
 
 
 def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions to compare at a time, with the dense model's distributions there in memory."""
+    """The number of positions to compare at a time, if the dense model's distributions are also in memory."""
     return max(1, positions_at_once(device, vocabulary) // 4)
 
 

@@ -278,7 +278,7 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. It uses measured times only if the cost is the same."""
+        """The number of masks in the next walk. Times are used only if the cost does not depend on it."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 

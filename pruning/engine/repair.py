@@ -205,7 +205,7 @@ def _name(unit: int) -> str:
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the held-out rows: those of every n-th sample of each source (n = `every`; one or more).
+    """The numbers of the held-out rows: every n-th sample of each source (n = `every`), but at least one.
 
     A source with one sample keeps it for the fit. If all sources have one, they count as a single source.
     """
@@ -323,7 +323,7 @@ def _run_sums(
                     outputs.clear()
                     with replaced(module, weights):
                         _, current = next(pruned)
-                # Each sub-layer of a block runs alone, and the hook also notes the disabled one's output.
+                # A block's sub-layers run one at a time; the hook also notes the output of the disabled one.
                 output = outputs[-1 if run.writer % 2 else 0].to(dense[0].device).view_as(dense[0])
                 added = output if fold.factor == 1.0 else output.double() * fold.factor
                 outputs.clear()

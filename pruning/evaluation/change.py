@@ -1,7 +1,7 @@
 """How much a metric of a smaller model differs from that of the dense model: a number, its error, and a word.
 
 Both models are measured on the same windows and items, so their values are correlated. The error is that of
-the paired difference, which is much smaller than the errors of both values.
+the paired difference, which is much smaller than the error of either value.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ smaller) per token, on text that the dense model writes. Greedy continuations ar
 loops, which have a perplexity near 1 under every model that also loops.
 
 All models also continue the prompts greedily, for people to read. Two numbers describe these continuations:
-the share of tokens before the first difference from the dense model's, and the share of repeated token runs.
+the share of the dense model's tokens before the first difference, and the share of repeated token runs.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def _batch(
     )
     devices = [ids.device] if ids.device.type == "cuda" else []
     # If a setting is missing, transformers uses the model's. Many of these, such as `min_p`,
-    # `suppress_tokens` and `sequence_bias`, change probabilities, so they are removed during generation.
+    # `suppress_tokens` and `sequence_bias`, change probabilities, so all are removed during generation.
     plain = patch.object(module, "generation_config", GenerationConfig())
     with torch.random.fork_rng(devices), plain:
         if seed is not None:

@@ -214,7 +214,7 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
         )
         model._device = (
             forward.model.device
-        )  # if the first weights are on disk, lm-eval chooses the wrong device
+        )  # if the first parameter is on disk, lm-eval chooses the wrong device
         answers = None
         if shortened := len(task.too_long(model.max_length)):
             log.warning(

@@ -158,7 +158,7 @@ def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str
 
 
 def summary(facts: Facts, out: Path) -> str:
-    """Three lines: how the metrics change, what is removed with sizes and speed, and where the model is."""
+    """Three lines: how the metrics change, what is removed (with sizes and speed), and where the model is."""
     return _rendered("summary.txt.jinja", facts, which=facts.which, out=out).rstrip()
 
 

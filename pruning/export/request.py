@@ -87,7 +87,7 @@ def is_gguf(out: Path) -> bool:
 
 
 def settled(wanted: Request) -> Request:
-    """The same request; if its mask removes only whole blocks, it becomes a mask over blocks.
+    """The same request; a mask that removes only whole blocks becomes a mask over blocks.
 
     Otherwise, the export zeroes removed sub-layers. Raises InputError if the mask removes nothing or all.
     """

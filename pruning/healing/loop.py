@@ -148,10 +148,10 @@ class TrainingState:
 class Trainer:
     """Trains `parameters` of a smaller model on a text; dropout is off.
 
-    A step is often smaller than the spacing of bfloat16 numbers. So gradients and AdamW's steps go to float32
-    copies of the weights, and the model gets the rounded values of the copies. Each rank takes its share of a
-    step's windows. `teacher` is the dense model, if the losses need it. `log` is the file of the curve; if it
-    is None, the curve is only in memory.
+    An update is often smaller than the spacing of bfloat16 numbers. So gradients and AdamW's updates go to
+    float32 copies of the weights, and the model gets the rounded values of the copies. Each rank takes its
+    share of a step's windows. `teacher` is the dense model, if the losses need it. `log` is the file of the
+    curve; if it is None, the curve is only in memory.
     """
 
     def __init__(

@@ -57,8 +57,8 @@ def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
     return hidden
 
 
-# Cross entropy and KL. Layers after the blocks are not trained, so only states need a gradient. It is
-# computed with the loss, some positions at a time. The gradient with respect to the student logits z is
+# Cross entropy and KL. Layers after the blocks are not trained, so only states need a gradient. This gradient
+# is computed with the loss, some positions at a time. The gradient with respect to the student logits z is
 #
 #     cross entropy  softmax(z) - onehot(next token)
 #     KL             softmax(z) - softmax(y),    y: teacher logits

@@ -39,7 +39,7 @@ class HealingText:
     windows: tuple[Row, ...]
     heldout: tuple[Row, ...]
     seed: int
-    endless: bool = False  # a stream that is longer than the budget
+    endless: bool = False  # whether the text is a stream that exceeds the budget
     file_sha256: str | None = None  # of the local file that the windows come from, if any
     left_out: tuple[int, ...] | None = None  # which drawn windows are missing, as `without` numbers them
 
@@ -50,7 +50,7 @@ class HealingText:
 
     @cached_property
     def beginning(self) -> str:
-        """A digest that budgets share if a smaller budget's windows come first in a larger budget's."""
+        """A digest, equal for two budgets if the smaller one's windows come first in the larger one's."""
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
