@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..data.load import Metric, choose, done, names
+from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..paper import check
 from ..stats import regret
@@ -48,11 +48,11 @@ def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     if metric.kind == "ppl":
         logs = values.assign(log=np.log(values["value"].astype(float))).groupby(GROUP)["log"]
         rows = rows.assign(geometric=np.exp(logs.mean()), factor=np.exp(logs.std()))
-    every = [f"pruned/{name}" for name in names(frame, metric.kind)]
+    every = [f"pruned/{name}" for name in sorted((*metric.names, *metric.others))]
     rows = rows.join(by[every].mean()).join(asked, how="outer").reset_index()
     rows["cells"] = rows["cells"].fillna(0).astype(int)
     name, objective, _ = PAPER[metric.kind]
-    published = check.pruned(name)
+    published = check.of_pruned(name)
     rows["paper"] = [
         check.value(published, "average", str(m), int(k), str(a)) if o == objective else np.nan
         for o, m, k, a in rows[GROUP].itertuples(index=False)

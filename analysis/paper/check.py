@@ -54,7 +54,7 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(FOLDER / f"{name}.csv")
 
 
-def pruned(name: str) -> pd.DataFrame:
+def of_pruned(name: str) -> pd.DataFrame:
     """A published table without the rows of unpruned models."""
     table = read(name)
     return table[table["algo"] != "dense"].reset_index(drop=True)
@@ -107,8 +107,8 @@ def correlations() -> Iterator[Recomputed]:
 def variances() -> Iterator[Recomputed]:
     """Recompute the variances of figure 3 over the seven searches, with ddof 0 and duplicates included."""
     tables = {
-        "average_accuracy": pruned("table1_accuracy"),
-        "average_perplexity": pruned("table2_perplexity"),
+        "average_accuracy": of_pruned("table1_accuracy"),
+        "average_perplexity": of_pruned("table2_perplexity"),
     }
     for row in each(read("figure3_variance")):
         table = tables[row.outcome]

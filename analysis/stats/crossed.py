@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pruning.core.mask import BudgetRecord, is_complete
-from pruning.core.scoring import scored
 
 from . import grid
 from .grid import STRATUM, groups
@@ -60,20 +59,6 @@ def complete_scores(
     """The last score of each complete mask in a trace: k units or, with a budget, units that meet it."""
     masks = {tuple(score["dropped"]): score for score in trace}
     return {mask: score for mask, score in masks.items() if is_complete(mask, k, budget)}
-
-
-def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
-    """Seconds per sample to score each mask of a problem.
-
-    A reused score has 0 seconds. If a mask has several lines, as in a race, the one with the most seconds counts.
-    """
-    longest: dict[tuple[int, ...], tuple[float, int]] = {}
-    for trace in traces:
-        for score in trace:
-            mask = tuple(score["dropped"])
-            line = (float(score["seconds"]), scored(score))
-            longest[mask] = max(longest.get(mask, line), line)
-    return {mask: spent / samples for mask, (spent, samples) in longest.items()}
 
 
 def pareto(cost: ArrayLike, quality: ArrayLike) -> list[bool]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pruning.core.scoring import scored
 
-from .crossed import Trace, complete_scores, seconds
+from .crossed import Trace, complete_scores
 from .grid import SETTING, STRATUM, bare, budgets, groups, n_open
 from .same_samples import Removed, paired, sample_losses
 
@@ -137,6 +137,20 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 SHARING = ["whole_model", "n_units", *SETTING]
 
 
+def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
+    """Seconds per sample to score each mask of a problem.
+
+    A reused score has 0 seconds. If a mask has several lines, as in a race, the one with the most seconds counts.
+    """
+    longest: dict[tuple[int, ...], tuple[float, int]] = {}
+    for trace in traces:
+        for score in trace:
+            mask = tuple(score["dropped"])
+            line = (float(score["seconds"]), scored(score))
+            longest[mask] = max(longest.get(mask, line), line)
+    return {mask: spent / samples for mask, (spent, samples) in longest.items()}
+
+
 def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
     """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
 
@@ -151,7 +165,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
             start = float(np.median([_spent(traces[cell]) for cell in sharing.loc[forwards > 0, "cell"]]))
             paid = dict.fromkeys(paid, 0.0)
         positive = [value for value in paid.values() if value > 0]
-        mean = float(np.mean(positive)) if positive else 0.0
+        mean = sum(positive) / len(positive) if positive else 0.0
         for row, cell, recorded in zip(sharing.index, sharing["cell"], sharing["seconds"], strict=True):
             samples: dict[Removed, int] = {}  # each mask's number of samples; in a race, often not all
             for score in traces[cell]:

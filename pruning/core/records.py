@@ -1,7 +1,7 @@
 """`result.json` and the records beside it: their keys, and their only readers and writers.
 
 `docs/results_folder.md` says what each key means; a test compares the page's lists with these types. Keys
-marked `NotRequired` can be absent: from archived results, and from cells to which they do not apply.
+marked `NotRequired` are absent from cells to which they do not apply.
 """
 
 from __future__ import annotations

@@ -21,11 +21,6 @@ ALONE = 8  # words: a shorter question is found only by its item's key
 
 Words = tuple[str, ...]
 
-# (digest of calibration data, digest of evaluation data) -> number of shared pieces. The numbers are cached because
-# many cells use the same data.
-_known: dict[tuple[str, str], int] = {}
-
-
 REMEDY = "Choose another calibration.seed or other data, or allow the overlap with eval.allow_overlap=true."
 
 
@@ -48,14 +43,8 @@ def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str =
 
 def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
     """Map each metric whose data overlap the calibration data to the number of shared pieces."""
-    counts: dict[str, int] = {}
-    for metric, evaluated in data.items():
-        pair = (calibration.sha256, evaluated.sha256)
-        if pair not in _known:
-            _known[pair] = evaluated.shared(calibration)
-        if _known[pair]:
-            counts[metric] = _known[pair]
-    return counts
+    counts = {metric: evaluated.shared(calibration) for metric, evaluated in data.items()}
+    return {metric: shared for metric, shared in counts.items() if shared}
 
 
 def windows_of(data: Data) -> Samples | None:

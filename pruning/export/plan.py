@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,11 +98,9 @@ def plan_cut(wanted: Request) -> Cut:
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:
     """A model's settings, configuration and folder (GGUF: None). Downloads a hub model's files; reads no weights."""
     from huggingface_hub import snapshot_download
-    from transformers import AutoConfig
 
     settings.check()
-    where, options = settings.place
-    config = settings.read_with(AutoConfig, where, options)
+    (where, options), config = settings.place, copy.deepcopy(settings.config)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model
         return settings, config, None

@@ -121,10 +121,11 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
     largest = {label: one.largest_id for label, one in rows.items() if isinstance(one, Samples)}
     model.check_vocabulary(largest)
     if cell.evaluation.allow_overlap:
-        return Prepared(cell, samples, data, space, text, overlaps(samples, data))
-    check_disjoint(samples, data)
+        shared = once(drawn, ("shared", samples.sha256, asked, model), lambda: overlaps(samples, data))
+        return Prepared(cell, samples, data, space, text, shared)
+    once(drawn, ("disjoint", samples.sha256, asked, model), lambda: check_disjoint(samples, data))
     if text is not None:
-        check_text(text, data)
+        once(drawn, ("disjoint", text.sha256, asked, model), lambda: check_text(text, data))
     return Prepared(cell, samples, data, space, text)
 
 

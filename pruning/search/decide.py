@@ -88,8 +88,13 @@ class Decider:
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
         """For each mask of a request, its known score or a bound below it; empty if bounds are not used."""
-        # Bounds would change the predictions of a lazy search.
-        if not self.bounding or request.estimates or best + 1 >= len(request.masks):
+        # Bounds would change the predictions of a lazy search, and rule out few masks earlier than a race does.
+        if (
+            not self.bounding
+            or self.racing.delta is not None
+            or request.estimates
+            or best + 1 >= len(request.masks)
+        ):
             return {}
         journal = self.book.journal.scores
         unknown = [mask for mask in request.masks if mask not in self.book.bounds.scores]

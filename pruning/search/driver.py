@@ -83,10 +83,8 @@ def solve(
     started, space = time.perf_counter(), problem.space
     book = ScoreBook(losses, journal, bounds or Journal(None, space.n_blocks, space.unit), watch)
     settler = Settler(problem.near_ties.most, single if problem.near_ties.most else None, book.estimate)
-    # In a race, bounds over a part of the samples would rule out few masks earlier. If a limit stops the
-    # search, it needs the losses of all single blocks to complete its best mask.
-    bounding = problem.bounds and problem.racing.delta is None and problem.max_evaluations is None
-    decider = Decider(book, problem.racing, settler, bounding)
+    # If a limit stops the search, it needs the losses of all single blocks to complete its best mask.
+    decider = Decider(book, problem.racing, settler, problem.bounds and problem.max_evaluations is None)
     journals = [journal, book.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for kept in journals for score in kept.scores.values())
     dense = book.scores([space.dense])[0]

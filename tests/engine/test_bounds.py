@@ -142,7 +142,7 @@ def test_a_pass_that_was_stopped_leaves_no_states_to_use(monkeypatch: pytest.Mon
 
 
 def test_a_head_that_cannot_be_divided_gives_no_bounds() -> None:
-    class Head(nn.Module):
+    class WrappedHead(nn.Module):
         def __init__(self, whole: nn.Linear) -> None:
             super().__init__()
             self.whole = whole
@@ -153,7 +153,7 @@ def test_a_head_that_cannot_be_divided_gives_no_bounds() -> None:
 
     forward = forward_of()
     module = forward.model.module
-    module.set_output_embeddings(Head(module.get_output_embeddings()))
+    module.set_output_embeddings(WrappedHead(module.get_output_embeddings()))
     assert not list(bounds(forward, ROWS, MASKS, LIKELIHOOD))
 
 

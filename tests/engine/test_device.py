@@ -15,7 +15,6 @@ from pruning.config.compose import recorded_cell
 from pruning.engine import devices
 from tests.helpers.jobs import job
 
-LINEAR = {"search": False, "toward": "identity", "sequential": True}  # former settings
 FLAGS = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 

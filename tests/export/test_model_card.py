@@ -15,7 +15,7 @@ from pruning.core.storage import read_json
 from pruning.export.checkpoint import ModelSizes
 from pruning.export.model_card import CutFile, Facts, launched, model_card, summary
 from tests.conftest import Command
-from tests.healing.test_launch import SEARCH, SHORT, passage
+from tests.healing.test_healing_launch import SEARCH, SHORT, passage
 
 CARDS = Path(__file__).with_name("cards")
 RESULT: dict[str, Any] = {

@@ -74,7 +74,7 @@ class Scripted:
 
 
 @dataclass(frozen=True)
-class Run:
+class SearchRun:
     """The requests of a search, the losses that it received, its answer, and why it stopped."""
 
     requests: tuple[Ask, ...]
@@ -105,7 +105,7 @@ def drive(
     gradient: LossOf | None = None,
     racing: bool = False,
     most: int | None = None,
-) -> Run:
+) -> SearchRun:
     """Run a search on at most `most` masks. `known` has the losses of the first batches, like a journal.
 
     The loss `gradient` (None: `loss`) determines gates. With `racing`, losses that do not matter are infinite.
@@ -124,7 +124,7 @@ def drive(
             losses.append(tuple(known[len(losses)]) if replayed else answer(request, loss, racing))
             request = proposals.send(list(losses[-1]))
     except StopIteration as end:
-        return Run(tuple(requests), tuple(losses), end.value.mask, end.value.why)
+        return SearchRun(tuple(requests), tuple(losses), end.value.mask, end.value.why)
 
 
 def answer(request: Ask, loss: LossOf, racing: bool) -> tuple[float, ...]:

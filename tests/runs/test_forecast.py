@@ -19,7 +19,7 @@ from pruning.runs.forecast import Forecast, TrainingRates, decided
 from pruning.study import guide
 from tests.config.test_experiments import cell
 from tests.conftest import Command, Ended
-from tests.healing.test_launch import SEARCH, SHORT
+from tests.healing.test_healing_launch import SEARCH, SHORT
 from tests.study.test_compress import QUICK
 
 

@@ -31,7 +31,7 @@ ESTIMATE = Estimate((1.0,) * S, (0,) * S)
 PLAIN = View(ESTIMATE)
 
 
-class Setting:
+class NearTieCase:
     """Masks with given losses in half precision and in float32; every term is off by `size` through rounding."""
 
     def __init__(self, half: Mapping[int, float], single: Mapping[int, float], size: float) -> None:
@@ -66,7 +66,7 @@ def counts(settler: Settler) -> tuple[int, int, int]:
 
 
 def test_the_first_choice_measures_the_rounding_of_a_pair_and_a_clear_choice_nothing() -> None:
-    setting = Setting({0: 1.0, 1: 2.0, 2: 3.0}, {}, 0.01)
+    setting = NearTieCase({0: 1.0, 1: 2.0, 2: 3.0}, {}, 0.01)
     settler = setting.settler()
     for _ in range(2):
         assert settler.losses(setting.scores, 1, PLAIN) == {MASKS[0]: 1.0, MASKS[1]: 2.0, MASKS[2]: 3.0}
@@ -80,9 +80,9 @@ def test_the_first_choice_measures_the_rounding_of_a_pair_and_a_clear_choice_not
     ("lead", "scored"), [(0.99 * NEAR, 3), (1.01 * NEAR, 2), (0.99 * FAR, 2), (1.01 * FAR, 0)]
 )
 def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored: int) -> None:
-    size = Setting({}, {}, 0.1).rounding
+    size = NearTieCase({}, {}, 0.1).rounding
     half = {0: 1.0, 1: 1.0 + lead * size, 2: 1.0 + lead * size}
-    setting = Setting(half, {0: 5.0, 1: 5.0 + lead * size, 2: 9.0}, 0.1)
+    setting = NearTieCase(half, {0: 5.0, 1: 5.0 + lead * size, 2: 9.0}, 0.1)
     settler = setting.settler()
     settler.rounding = size
     settler.losses(setting.scores, 1, PLAIN)
@@ -91,7 +91,7 @@ def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored:
 
 def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves_in_one_does() -> None:
     scores = [Score(MASKS[i], loss, (loss + 0.5,) * S, 1.0) for i, loss in enumerate((1.0, 1.01, 1.3))]
-    setting = Setting({0: 1.0, 1: 1.01, 2: 1.3}, {}, 0.0)
+    setting = NearTieCase({0: 1.0, 1: 1.01, 2: 1.3}, {}, 0.0)
     settler = setting.settler()
     settler.losses(scores, 1, PLAIN)
     assert settler.rounding == pytest.approx(0, abs=1e-12)
@@ -102,25 +102,25 @@ def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves
 
 
 def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
-    setting = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02)
+    setting = NearTieCase({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02)
     settler = setting.settler()
     losses = settler.losses(setting.scores, 1, PLAIN)
     assert losses == {MASKS[0]: pytest.approx(1.01), MASKS[1]: 1.01, MASKS[2]: 3.0}
     assert best(losses, 1) == {MASKS[1]}
     assert counts(settler) == (1, 1, 0)
-    equal = Setting({0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.1, 2: 1.1}, 0.02)
+    equal = NearTieCase({0: 1.0, 1: 1.0, 2: 1.0}, {0: 1.2, 1: 1.1, 2: 1.1}, 0.02)
     assert best(equal.settler().losses(equal.scores, 1, PLAIN), 1) == {MASKS[1]}, "the first of equal ones"
 
 
 def test_a_settled_loss_does_not_beat_a_better_mask_of_another_request() -> None:
-    setting = Setting({0: 1.0, 1: 1.01, 2: 1.005}, {0: 1.02, 1: 1.0, 2: 0.99}, 0.02)
+    setting = NearTieCase({0: 1.0, 1: 1.01, 2: 1.005}, {0: 1.02, 1: 1.0, 2: 0.99}, 0.02)
     settler = setting.settler()
     losses = settler.losses(setting.scores[:2], 1, PLAIN) | settler.losses(setting.scores[2:], 1, PLAIN)
     assert best(losses, 1) == {MASKS[2]}
 
 
 def test_too_many_near_masks_leave_the_decision_open_and_its_cost_bounded() -> None:
-    setting = Setting(dict.fromkeys(range(6), 1.0), {i: 2.0 - i / 100 for i in range(6)}, 0.1)
+    setting = NearTieCase(dict.fromkeys(range(6), 1.0), {i: 2.0 - i / 100 for i in range(6)}, 0.1)
     settler = setting.settler(most=3)
     settler.losses(setting.scores, 2, PLAIN)
     assert sum(map(len, setting.walks)) == 3
@@ -129,14 +129,14 @@ def test_too_many_near_masks_leave_the_decision_open_and_its_cost_bounded() -> N
 
 @pytest.mark.parametrize(("winner", "left"), [(0, 0), (1, 1)])
 def test_a_final_mask_that_could_lose_on_another_processor_is_open(winner: int, left: int) -> None:
-    setting = Setting({0: 1.0, 1: 1.0, 2: 3.0}, {0: 1.0, 1: 1.001}, 0.02)
+    setting = NearTieCase({0: 1.0, 1: 1.0, 2: 3.0}, {0: 1.0, 1: 1.001}, 0.02)
     settler = setting.settler()
     settler.end(setting.scores[winner], setting.scores)
     assert counts(settler)[2] == left
 
 
 def test_a_choice_of_all_masks_or_without_float32_keeps_its_losses() -> None:
-    setting = Setting({0: 1.0, 1: 1.0}, {}, 0.1)
+    setting = NearTieCase({0: 1.0, 1: 1.0}, {}, 0.1)
     losses = {MASKS[0]: 1.0, MASKS[1]: 1.0}
     assert setting.settler().losses(setting.scores, 2, PLAIN) == losses
     off = Settler(0, None, ESTIMATE)
@@ -149,7 +149,7 @@ def test_a_choice_of_all_masks_or_without_float32_keeps_its_losses() -> None:
 
 
 def test_float32_scores_in_journals_are_not_computed_again(tmp_path: Path) -> None:
-    setting, found = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), []
+    setting, found = NearTieCase({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), []
     for cell, available in (("one", True), ("one", False), ("two", False)):
         claim(tmp_path, "key", cell)
         (tmp_path / cell).mkdir(exist_ok=True)

@@ -197,7 +197,7 @@ def test_the_better_half_stays_in_each_round_and_the_best_of_the_last_wins() -> 
     assert sum(one.trained for trials, _ in rounds for one in trials) == 8 * 100 + 4 * 100 + 2 * 200
 
 
-class KilledError(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -210,7 +210,7 @@ def test_trials_are_plain_healings_and_a_killed_selection_continues(
     def counted(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 3:
-            raise KilledError
+            raise StoppedError
         return heal(*arguments)
 
     monkeypatch.setattr("pruning.healing.loop.heal", counted)

@@ -21,7 +21,7 @@ from pruning.export.request import Request
 from pruning.healing.loop import WEIGHTS, smaller_model
 from pruning.models.handle import Model
 from tests.conftest import Command
-from tests.healing.test_launch import SEARCH, SHORT, done
+from tests.healing.test_healing_launch import SEARCH, SHORT, done
 from tests.helpers.architectures import N_BLOCKS, build, logits
 
 

@@ -51,7 +51,7 @@ class Noisy(TermLosses):
         return self.terms_of(mask) - np.random.default_rng([7, *mask.dropped]).exponential(self.gap, S)
 
 
-class Blocks(Noisy):
+class SummedBlocks(Noisy):
     """Losses over sub-layers in which whole blocks interact."""
 
     def terms_of(self, mask: Mask) -> np.ndarray:
@@ -158,8 +158,8 @@ def test_an_estimate_is_never_below_the_loss_of_a_chosen_mask(tmp_path: Path) ->
         (Greedy(), Noisy, sublayer_space(N, 0.3, None, (1, 3) * N), 0.8),
         (Beam(2), Noisy, sublayer_space(N, 0.3, None, (1, 3) * N), 0.8),
         # The path of whole blocks needs masks that single units have ruled out by their rise per cost.
-        (Greedy(), Blocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
-        (LocalSearch(), Blocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
+        (Greedy(), SummedBlocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
+        (LocalSearch(), SummedBlocks, sublayer_space(N, 0.3, None, (1, 1) * N), 1.0),
     ],
     ids=["greedy", "beam", "greedy of blocks", "local search of blocks"],
 )
