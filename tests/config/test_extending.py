@@ -26,11 +26,10 @@ SECTIONS = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the files that searches and objectives need, without docs, results or other tests."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("pruning", "conf", "hydra_plugins", "tests/algo", "tests/objective", "tests/helpers"):
+    """A copy of this project, without results and archives."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.tar.xz", "images")
+    for folder in ("pruning", "conf", "hydra_plugins", "analysis", "benchmarks", "docs", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    shutil.copy(ROOT / "tests" / "__init__.py", tmp_path / "tests")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -45,7 +44,19 @@ def follow(page: str, project: Path, group: str = "algo") -> str:
     for path, text in files.items():
         assert not (project / path).exists(), "the page must show a new file"
         (project / path).write_text(text)
+    (described,) = re.findall(r"```markdown\n(.*?)```", section, re.DOTALL)
+    if group == "algo":
+        row, paragraph, settings = described.strip().split("\n\n")
+        add(project / "docs" / "algorithms.md", f"{paragraph}\n\n{row}\n")
+        add(project / "docs" / "settings.md", settings)
+    else:
+        add(project / "docs" / "objectives.md", f"{described}\n## End\n")
     return name
+
+
+def add(page: Path, text: str) -> None:
+    """Add a text to the end of a page."""
+    page.write_text(f"{page.read_text()}\n{text}\n")
 
 
 def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +67,11 @@ def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def every_test(project: Path, name: str, group: str = "algo") -> subprocess.CompletedProcess[str]:
-    """Run all tests of the group that concern one option."""
-    return run(project, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", name, f"tests/{group}")
+    """Run all tests that concern one option: those of its group, of every option, and of the pages on options."""
+    pages = "every_setting_is_named", "states_their_bounds", f"described_with_its_source and {group}"
+    chosen = " or ".join((name, *(f"({words})" for words in pages)))
+    places = f"tests/{group}", "tests/hostile/test_hostile_settings.py", "tests/docs/test_described_pages.py"
+    return run(project, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", chosen, *places)
 
 
 def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
