@@ -33,7 +33,7 @@ QUESTIONS = ("question", "query")
 ANSWERS = ("answer", "gold", "answerKey")  # if there are several, the first is used
 FORMAT = (
     'An item looks like {"question": "Which animal carries its house?", "choices": ["a horse", "a snail"], '
-    '"answer": 1}. The names query, choices, gold are read as well (docs/evaluation.md).'
+    '"answer": 1}. The names query, choices, gold are read as well.'
 )
 
 

@@ -95,7 +95,7 @@ def _facts(wanted: Request, cut: GgufCut, proof: str, file: CutFile) -> Facts:
 
 CONVERT = (
     "blocks are cut out of a GGUF file only if the model is one. Export a directory (out=DIR) and convert that with "
-    "llama.cpp's convert_hf_to_gguf.py (docs/gguf.md has the commands); or give a GGUF file of the model, with "
+    "llama.cpp's convert_hf_to_gguf.py; or give a GGUF file of the model, with "
     "model=local model.path=FILE.gguf and the cell's mask.json"
 )
 

@@ -161,7 +161,7 @@ def check_export(cell: Cell) -> None:
         if cell.heal.trains or not isinstance(cell.compensation, NoCompensation) or not whole:
             raise InputError(
                 f"the tensors of {out} are copies, so no weight may change: choose heal=none compensation=none "
-                "unit=block, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+                "unit=block, or export a directory (export=DIR) and convert it."
             )
         check_gguf_target(out, {"mask": None if (done := cell.done()) is None else done["mask"]})
         check_known(open_gguf(find_gguf(cell.model)[0]))

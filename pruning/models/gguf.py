@@ -248,7 +248,7 @@ def check_known(file: GgufFile) -> None:
     if name not in known:
         raise InputError(
             f"{file.path} holds a model of the architecture {name}: llama.cpp derives something from the numbers of "
-            f"its blocks, or it was not checked that it does not (docs/gguf.md). Choose one of "
+            f"its blocks, or it was not checked that it does not. Choose one of "
             f"{', '.join(sorted(known))}; or export a directory (out=DIR) and convert it."
         )
     for key in (key.format(name) for key in TIED):

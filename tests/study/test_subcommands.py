@@ -41,6 +41,8 @@ def test_every_subcommand_has_a_function_and_a_line_and_make_calls_no_other() ->
         (["grid", "--help"], "objective"),
         (["compare", "--help"], "eval.samples=32"),
         (["status", "-h"], "RESULTS"),
+        (["report", "--help"], "--only"),
+        (["figure"], "table3"),
     ],
 )
 def test_help_needs_less_than_half_a_cpu_second(words: list[str], shown: str, tmp_path: Path) -> None:
