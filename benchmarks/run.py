@@ -107,7 +107,7 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
 
 
 def shown(work: Work) -> str:
-    """The name of a work with its settings."""
+    """A benchmark's name and settings."""
     return f"{work.name}: {work.settings}" if work.settings else work.name
 
 

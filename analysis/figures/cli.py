@@ -54,7 +54,7 @@ class StudyFigure:
     """A figure or table of a study; calling it runs its command.
 
     `build` gets the study and the options of the command. If the figure has a `caption` and `asked(study)` is
-    true, the report shows it in its `section` (a part of `report/summary.py`). `metrics` adds the options
+    true, the report shows the figure in part `section` (`report/summary.py`). `metrics` adds the options
     `--perplexity` and `--accuracy`.
     """
 

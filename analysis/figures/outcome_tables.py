@@ -88,7 +88,7 @@ def outcome_texts(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
-    """Table 1 or 2, drawn."""
+    """Draw table 1 or 2."""
     name, _, averaged = PAPER[metric.kind]
     unit = " in percent" if metric.kind == "acc" else ""
     spreads = "mean ± standard deviation"

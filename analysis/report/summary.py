@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the lowest and highest mean nu
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """Yield for each model and size: a name, the size of a mask, what each factor changes, and chance."""
+    """For each model and size, yield a name, the mask size, and the changes by factor and by chance."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

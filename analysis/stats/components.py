@@ -248,7 +248,7 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
-        """The levels of the sources in `names`, without those that another source in `names` refines."""
+        """The levels of each source in `names` that no other source in `names` refines."""
         sets = {name: set(SOURCES[name]) for name in names}
         return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
 

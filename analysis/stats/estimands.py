@@ -28,8 +28,8 @@ Names = tuple[str, ...]
 class Change:
     """How many units of a mask change if one factor changes and all others stay the same.
 
-    If `factor` is OBJECTIVE, `objectives` are compared with `others`, which read different data if `apart`; else
-    `objectives` has the one objective of the masks. `changed` is the mean number of changed units, with its
+    If `factor` is OBJECTIVE, `objectives` are compared with `others` (on different data if `apart`);
+    else, `objectives` has the masks' one objective. `changed` is the mean number of changed units, with its
     interval clipped to possible values. `chance` is the mean for random masks, `most` the largest possible
     mean, and `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that
     contain it. `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels

@@ -104,7 +104,7 @@ def jackknife(left: NDArray[np.float64], data: Labels) -> float:
 
 
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
-    """The means (draws,) without each draw; NaN if some data would have no pair. `draw` and `data` are (2, pairs).
+    """The leave-one-out means (draws,); NaN if some data would have no pair. `draw` and `data` are (2, pairs).
 
     Each combination of data sets keeps its weight, since only draws are random. Otherwise errors would be too small.
     """

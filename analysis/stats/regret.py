@@ -140,7 +140,7 @@ SHARING = ["whole_model", "n_units", *SETTING]
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     """Seconds per sample to score each mask of a problem.
 
-    A reused score has 0 seconds. If a mask has several lines, as in a race, the one with the most seconds counts.
+    A reused score has 0 seconds. If a mask has several scores, as in a race, the one with the most seconds counts.
     """
     longest: dict[tuple[int, ...], tuple[float, int]] = {}
     for trace in traces:

@@ -133,7 +133,7 @@ def check_risk(risk: float | None) -> None:
 
 
 def warn_on(kind: str, algo: object) -> None:
-    """Log a warning if a search is lazy on samples other than text, which often changes its mask."""
+    """Log a warning if a search is lazy on non-text samples: laziness often changes its mask."""
     if getattr(algo, "lazy", None) is not None and kind != "text":
         log.warning(
             "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "

@@ -49,7 +49,7 @@ class TextSource:
 
     @classmethod
     def of(cls, settings: Any, **others: Any) -> TextSource:
-        """The source that the flat fields of a settings class describe; `others` are further settings."""
+        """The source set by the same-named fields of `settings`; `others` are further settings."""
         known = {one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)}
         return cls(**known | others)
 

@@ -190,7 +190,7 @@ class Forward:
     def fresh(self) -> Forward:
         """New forward passes with the same settings and cost, for use after weights have changed.
 
-        If `keep` is above 0, they reuse the states before unit `keep`: no weight before it may have changed.
+        If `keep` is above 0, they reuse the states before unit `keep`: weights before it must be unchanged.
         """
         new = Forward(self.model, self.batch_tokens, self.scales, self.cost)
         if self.keep:

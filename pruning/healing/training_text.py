@@ -54,7 +54,7 @@ class HealingText:
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
-        """The text without the windows `numbers`, counted from 0 with the held-out ones first."""
+        """The text without windows `numbers`; numbers start at 0, held-out windows first."""
         heldout, windows = (
             tuple(row for number, row in enumerate(rows, first) if number not in numbers)
             for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))

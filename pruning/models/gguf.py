@@ -257,7 +257,7 @@ def check_known(file: GgufFile) -> None:
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
-    """Whether each block has a sliding window: all do but each period's last; with period 0, all do."""
+    """Whether each block has a sliding window: all but the last of each period; with period 0, all."""
     return [period == 0 or block % period < period - 1 for block in range(n_blocks)]
 
 

@@ -112,7 +112,7 @@ class PublishedNumber:
 
 @dataclass(frozen=True)
 class PublishedMask:
-    """A published mask of a model, and its published numbers; `paper` is the name of its file.
+    """A model's published mask and numbers; `paper` is the name of the paper's file.
 
     `stated` is the number of removed blocks that the source states; None if it does not state one.
     """
