@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ class Ended:
     out: str
     err: str
     results: Path
+
+    @property
+    def nothing_ran(self) -> bool:
+        """Whether each cell was done before the command began."""
+        return bool(re.search(r"every cell was done: (\d+) of \1\b", self.err))
 
     def result(self, part: str = "") -> dict[str, Any]:
         """The one result whose cell's name contains `part`."""

@@ -50,7 +50,7 @@ def test_a_cell_is_measured_shown_and_not_measured_again(
     for title in ("perplexity of dense continuations", "unfiltered exact answers", "repeated 4-grams"):
         assert title in said
     monkeypatch.setattr(Generation, "measure", None)  # measuring again would fail
-    assert "every cell was done" in launch("k=2", "algo=one_shot", *WORDS).err
+    assert launch("k=2", "algo=one_shot", *WORDS).nothing_ran
 
 
 @pytest.mark.parametrize("words", ["k=2 compensation=linear", "unit=sublayer ratio=0.2"])

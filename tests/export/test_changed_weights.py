@@ -25,7 +25,7 @@ from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
 from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
 from tests.helpers.damage import tree
-from tests.helpers.exports import caches, changed_tensors, load, saved, wanted
+from tests.helpers.exports import EQUAL, caches, changed_tensors, load, saved, wanted
 
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
 BLOCKS, PARTS = Mask(N_BLOCKS, (1, 2, 4)), Mask.parse(N_BLOCKS, "a1 b3 m4")
@@ -42,7 +42,7 @@ def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> 
     with masked(model, MASK):
         assert torch.equal(logits(loaded), logits(model))
     assert caches(loaded)
-    assert "equal bit for bit" in facts.proof
+    assert EQUAL in facts.proof
     assert facts.sizes.parameters == sum(p.numel() for p in loaded.parameters())
     with blocks_removed(model, MASK, smaller_config(model, MASK)):
         assert facts.sizes.parameters - facts.idle == speed.weight(model)[0]
@@ -76,7 +76,7 @@ def test_whole_blocks_are_exported_as_a_mask_over_blocks(tmp_path: Path) -> None
 
 def test_one_part_is_enough(tmp_path: Path) -> None:
     first = Mask(N_BLOCKS, tuple(range(11)), "sublayer")
-    assert "equal bit for bit" in export(wanted(saved("llama", tmp_path)[1], first)).proof
+    assert EQUAL in export(wanted(saved("llama", tmp_path)[1], first)).proof
 
 
 def test_a_checkpoint_whose_names_are_unknown_is_refused(
@@ -120,7 +120,7 @@ def request(name: str, folder: Path, mask: Mask = BLOCKS, **settings: Any) -> tu
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_path: Path) -> None:
     model, given = request(name, tmp_path, mask)
-    assert "equal bit for bit" in export(given).proof
+    assert EQUAL in export(given).proof
     written = logits(load(tmp_path / "out", dtype=torch.float32))
     with masked(model, mask):
         plain = logits(model)
@@ -132,7 +132,7 @@ def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_p
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_equal_bit_for_bit_too(dtype: str, tmp_path: Path) -> None:
     _, given = request("qwen3", tmp_path, PARTS, dtype=dtype)
-    assert "equal bit for bit" in export(given).proof
+    assert EQUAL in export(given).proof
     assert load(tmp_path / "out").dtype == getattr(torch, dtype)
 
 

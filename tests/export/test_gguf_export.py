@@ -24,7 +24,7 @@ from pruning.models.handle import Model
 from pruning.models.output_maps import Repair
 from pruning.models.sublayers import masked
 from tests.helpers import exports, gguf_models
-from tests.helpers.exports import wanted
+from tests.helpers.exports import EQUAL, wanted
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 31, 2, 44, 3, 18]])  # longer than the sliding windows
 
@@ -56,7 +56,7 @@ def test_a_cut_file_is_the_masked_model(
 ) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf", kind, type_)
     found = export_gguf(wanted(path, dropped))
-    assert "equal bit for bit to those of the masked model" in found.proof
+    assert EQUAL in found.proof
     assert found.file is not None
     assert found.file.listed is None
     dense = load(path)
@@ -77,7 +77,7 @@ def test_kinds_that_do_not_follow_the_rule_are_listed_and_said(
 ) -> None:
     path, out = gguf_models.write(tmp_path / "tiny.gguf", kind), tmp_path / "out.gguf"
     found = export_gguf(wanted(path, dropped, verify=verify))
-    assert ("equal bit for bit" in found.proof) == verify
+    assert (EQUAL in found.proof) == verify
     assert open_gguf(out).own("attention.sliding_window_pattern") == listed
     assert found.file is not None
     assert found.file.listed == f"{kind}.attention.sliding_window_pattern"
@@ -156,7 +156,7 @@ def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(kept_models, "extract", lambda *_: path)
     settings = Model("smollm2", "packaged", "smollm2", dtype="bfloat16")
     found = export_gguf(Request(settings, Mask(6, (1,)), tmp_path / "out.gguf"))
-    assert "equal bit for bit" in found.proof
+    assert EQUAL in found.proof
     assert found.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert gguf_export.find_gguf(settings)[1].dtype == "float32"
 

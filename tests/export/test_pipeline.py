@@ -24,7 +24,7 @@ from pruning.models.handle import Model
 from tests.helpers import gguf_models
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, logits, without
 from tests.helpers.damage import edit_config, tree
-from tests.helpers.exports import caches, load, saved, wanted
+from tests.helpers.exports import EQUAL, caches, load, saved, wanted
 from tests.helpers.hub_cache import cached
 
 
@@ -47,7 +47,7 @@ def test_an_export_is_the_model_without_the_blocks(
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert torch.equal(logits(smaller), logits(without(model, dropped)))
     assert caches(smaller)
-    assert "equal bit for bit" in facts.proof
+    assert EQUAL in facts.proof
     assert facts.sizes.parameters == sum(p.numel() for p in smaller.parameters())
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"dense", "out"}, "a temporary file or folder is left"
@@ -85,7 +85,7 @@ def test_further_architectures(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**FURTHER[kind])
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dense")
-    assert "equal bit for bit" in export(wanted(tmp_path / "dense", (1, 4))).proof
+    assert EQUAL in export(wanted(tmp_path / "dense", (1, 4))).proof
 
 
 def test_a_hub_model_is_cut_from_the_cache(
@@ -100,7 +100,7 @@ def test_a_hub_model_is_cut_from_the_cache(
     assert quality.startswith("quality not measured")
     assert removed.startswith("removed 33.3 % of the blocks, ")
     assert where.startswith(f"model   {tmp_path / 'out'} (reloaded: ")
-    assert "equal bit for bit" in where
+    assert EQUAL in where
     card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: someone/tiny" in card
     assert f"model.revision={commit}" in card
@@ -146,7 +146,7 @@ def test_generation_settings_in_the_configuration_are_kept(
 @pytest.mark.parametrize("dropped", ["2", "a2 m3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_the_precision_is_that_of_the_setting(dense: Path, tmp_path: Path, dtype: str, dropped: str) -> None:
-    assert "equal bit for bit" in export(wanted(dense, Mask.parse(N_BLOCKS, dropped), dtype=dtype)).proof
+    assert EQUAL in export(wanted(dense, Mask.parse(N_BLOCKS, dropped), dtype=dtype)).proof
     assert load(tmp_path / "out").dtype == getattr(torch, dtype)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
@@ -157,7 +157,7 @@ def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
     gguf_models.write(tmp_path / "dense" / "tiny.gguf", type_="Q8_0")
     facts = export(wanted(tmp_path / "dense", (1, 4), verify=verified))
-    assert ("equal bit for bit" in facts.proof) == verified
+    assert (EQUAL in facts.proof) == verified
     out = tmp_path / "out"
     dense, smaller = load(tmp_path / "dense", gguf_file="tiny.gguf", dtype=torch.float32), load(out)
     for new, old in enumerate((0, 2, 3, 5)):
@@ -272,7 +272,7 @@ def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: 
 def test_packaged_models(name: str, mask: Mask, full: list[int] | None, tmp_path: Path) -> None:
     model = Model(name, "packaged", name, dtype="bfloat16")
     facts = export(Request(model, mask, tmp_path / "out"))
-    assert "equal bit for bit" in facts.proof
+    assert EQUAL in facts.proof
     smaller = load(tmp_path / "out")
     assert smaller.dtype == torch.bfloat16
     assert sum(p.numel() for p in smaller.parameters()) == facts.sizes.parameters

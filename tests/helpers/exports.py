@@ -13,6 +13,7 @@ from pruning.export.request import Request
 from pruning.models.handle import Model
 from tests.helpers.architectures import N_BLOCKS, build
 
+EQUAL = "equal bit for bit"  # in the proof of an export whose logits are those of the masked model
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
 
 

@@ -19,6 +19,7 @@ from pruning.evaluation.heldout import LocalFiles
 from pruning.export.pipeline import export_cell
 from pruning.launcher.cell_state import finished
 from pruning.runs.cell import Cell
+from tests.helpers.exports import EQUAL
 
 ARCHIVE = Path(__file__).parents[2] / "analysis" / "small" / "small.tar.xz"
 CELLS = 696
@@ -130,4 +131,4 @@ def test_the_command_that_repeats_a_cell_uses_option_names(greedy: Path) -> None
 def test_a_recorded_cell_is_exported(greedy: Path, tmp_path: Path) -> None:
     lines = export_cell(greedy, tmp_path / "smaller")
     assert "(3 of 30 blocks: " in lines
-    assert "equal bit for bit" in lines
+    assert EQUAL in lines

@@ -14,6 +14,7 @@ from pruning.core.mask import Mask
 from pruning.export.request import of_cell
 from pruning.models.output_maps import NAME, read_repair
 from tests.conftest import Command
+from tests.helpers.exports import EQUAL
 
 WORDS = ("k=2", "compensation=linear", "calibration.samples=8")
 pytestmark = pytest.mark.usefixtures("every_map_is_kept")
@@ -53,7 +54,7 @@ def test_an_export_has_the_perplexity_of_the_repaired_cell(
 ) -> None:
     ended = launch(*WORDS, *words, f"export={tmp_path / 'out'}")
     assert ended.status == 0, ended.err
-    assert "equal bit for bit" in ended.out
+    assert EQUAL in ended.out
     result = only(ended)
     again = launch("k=1", f"model.path={tmp_path / 'out'}", "model.name=smaller", "algo=one_shot")
     dense = again.result("smaller")["evaluation"]["dense"]
