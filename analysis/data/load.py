@@ -141,8 +141,7 @@ def _checked(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     if result["status"] not in ("done", "failed"):
         raise ValueError(f"its status is {result['status']!r}")
     config = result["config"]
-    ratio, k = config.get("ratio"), config.get("k")
-    removal = Removal(ratio, k, config.get("unit", "block"), config.get("budget", "parameters"))
+    removal = Removal(*(config[name] for name in ("ratio", "k", "unit", "budget")))
     if removal.unit not in KINDS:
         raise ValueError(f"its unit is {removal.unit!r}")
     repair = str((config.get("compensation") or {}).get("class", NONE))
@@ -181,8 +180,8 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
     calibration, search = result["calibration"], result["search"]
     evaluation: Mapping[str, Any] = {**result["evaluation"]}
     n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
-    ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask, removal)
-    margins, heal = result.get("margins"), result.get("heal")
+    ratio, budget = result["config"]["ratio"] or search["ratio"], _budget(result, mask, removal)
+    heal = result.get("heal")
     # Healing can select a mask that is not this cell's.
     own = heal is not None and not heal.get("selection", {}).get("changed")
     return {
@@ -201,12 +200,12 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
         "loss": calibration["loss"],
         "dense_loss": calibration["dense_loss"],
         "standard_error": calibration["standard_error"],
-        "tied": None if margins is None else margins["tied"],
+        "tied": result["margins"]["tied"],
         "asked": search["evaluations_asked"],
         "paid": search["evaluations_paid"],
-        "shared": search.get("evaluations_shared"),
+        "shared": search["evaluations_shared"],
         "seconds": search["seconds"],
-        **{name: search.get(name) for name in ("block_forwards", "block_forwards_alone", "peak_memory")},
+        **{name: search[name] for name in ("block_forwards", "block_forwards_alone", "peak_memory")},
         "commit": result["environment"]["commit"],
         "data": evaluation.get("data"),
         "healing": heal["settings"] if heal is not None and own else None,

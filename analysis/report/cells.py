@@ -144,7 +144,7 @@ def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tupl
     error = plus_minus(record["calibration"]["standard_error"])
     dense = f"nothing removed {row['dense_loss']:.4f}"
     yield "calibration loss", f"{row['loss']:.4f} {error} ({dense})"
-    yield from _margins(record.get("margins"))
+    yield from _margins(record["margins"])
     yield "stopped", search["stopped"]
     spent = [f"{search['evaluations_asked']:,.0f} scores asked, {search['evaluations_paid']:,.0f} paid"]
     for name, words in (("shared", "shared"), ("seconds", "s"), ("block_forwards", "block forwards")):
@@ -156,11 +156,9 @@ def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tupl
     yield from facts(record)
 
 
-def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
+def _margins(margins: MarginsRecord) -> Iterator[tuple[str, str]]:
     """Facts about the runner-up mask and about masks that tie with the chosen one."""
-    if margins is None:
-        yield "runner-up", "not recorded"
-    elif (nearest := margins["runner_up"]) is None:
+    if (nearest := margins["runner_up"]) is None:
         yield "runner-up", "none: no other mask of this size was scored"
     else:
         distance = f"{nearest['difference']:+.4f} {plus_minus(nearest['standard_error'])}"

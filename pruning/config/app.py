@@ -297,7 +297,7 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    option = settings.get(records.OPTION, settings.get("name"))  # archived results have no option names
+    option = settings.get(records.OPTION)
     if option in groups.options(group) or (group == "model" and is_hub_name(option)):
         return str(option)
     usual = settings["source"] if group == "model" else groups.default_options().get(group)

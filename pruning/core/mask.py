@@ -225,13 +225,13 @@ class SearchRecord(TypedDict):
     stopped: str
     evaluations_asked: float
     evaluations_paid: float
-    evaluations_shared: NotRequired[float]
+    evaluations_shared: float
     seconds: float
-    block_forwards: NotRequired[float]
-    block_forwards_alone: NotRequired[float]
-    block_tokens: NotRequired[int]
-    forward_seconds: NotRequired[float]
-    peak_memory: NotRequired[int]
+    block_forwards: float
+    block_forwards_alone: float
+    block_tokens: int
+    forward_seconds: float
+    peak_memory: int
 
 
 # Budgets: the costs of units, and the sets of units whose costs meet a budget.

@@ -116,7 +116,7 @@ class DoneResult(TypedDict):
     mask: MaskRecord
     calibration: CalibrationRecord
     search: SearchRecord
-    margins: NotRequired[MarginsRecord]
+    margins: MarginsRecord
     compensation: NotRequired[dict[str, float]]
     repair: NotRequired[RepairRecord]
     heal: NotRequired[HealRecord]
@@ -419,7 +419,7 @@ class EnvironmentRecord(TypedDict):
     packages: dict[str, str]
     commit: str | None
     device: str | None
-    cpus: NotRequired[int | None]
+    cpus: int | None
     started: str
     ended: str
 

@@ -212,7 +212,7 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
         return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
 
     mask = solution.score.mask
-    record: SearchRecord = {
+    record: dict[str, Any] = {
         "algo": cell.option("algo"),
         "k": len(mask.dropped),
         "ratio": mask.ratio,
@@ -221,7 +221,8 @@ def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> 
         "evaluations_paid": count(solution.paid),
         "evaluations_shared": count(solution.shared),
         "seconds": round(solution.seconds, 3),
+        **asdict(cost),
     }
     if (spent := cell.removal.record(space, mask)) is not None:
         record["budget"] = spent
-    return cast(SearchRecord, record | asdict(cost))
+    return cast(SearchRecord, record)

@@ -81,8 +81,8 @@ def _cells(found: Sequence[DoneResult]) -> tuple[list[str], list[list[str]]]:
         calibration, search, config = one["calibration"], one["search"], one["config"]
         size = f"k={search['k']}" if config["ratio"] is None else f"{config['ratio']:g}"
         name = [one["model"]["name"], calibration["objective"], search["algo"], size]
-        name += [unit] if (unit := config.get("unit", "block")) != "block" else []
-        name += ["by latency"] if config.get("budget", "parameters") == "latency" else []
+        name += [config["unit"]] if config["unit"] != "block" else []
+        name += ["by latency"] if config["budget"] == "latency" else []
         row = [
             " ".join(name),
             " ".join(map(str, one["mask"]["dropped"])),
@@ -123,7 +123,7 @@ def title(name: str) -> str:
 
 def _near_tie(result: DoneResult) -> str:
     """A note if rounding may have decided between masks, so that another processor may find another mask."""
-    if (near := result.get("margins", {}).get("near_ties")) is None:
+    if (near := result["margins"].get("near_ties")) is None:
         return ""
     unknown = " (near ties unknown)" if near["rounding"] is None else ""
     return " (near tie)" if near["open"] else unknown

@@ -157,8 +157,8 @@ def _tags(result: records.Result, studies: Sequence[str]) -> Iterator[tuple[str,
         yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
         dropped = ", ".join(map(str, result["mask"]["dropped"]))
         yield from (("k", result["search"]["k"]), ("dropped", f"[{dropped}]"))
-        if (unit := config.get("unit", "block")) != "block":
-            yield "unit", unit
+        if config["unit"] != "block":
+            yield "unit", config["unit"]
     else:
         yield "error", result["error"]["message"]
     yield "git_commit", result["environment"]["commit"]
@@ -200,7 +200,7 @@ def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
     if cell.count("-") < 5:
         return cell
     model, objective, algo, size, seed, _ = cell.rsplit("-", 5)
-    unit, budget = config.get("unit", "block"), config.get("budget", "parameters")
+    unit, budget = config["unit"], config["budget"]
     size = f"{'k' if size[0] == 'k' else 'ratio'}={size[1:]}"
     if (unit, budget) == ("block", "parameters") and k is not None:
         size = f"k={k}"
