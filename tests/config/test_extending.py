@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 # A file of the page: its path in backticks, and the next fenced block.
 FILE = re.compile(
-    r"`(?P<path>\w+/(?:algo|objective)/\w+\.\w+)`(?:(?!```).)*```\w+\n(?P<text>.*?)```", re.DOTALL
+    r"`(?P<path>(?:pruning|conf)/(?:algo|objective)/\w+\.\w+)`(?:(?!```).)*```(?:python|yaml)\n(?P<text>.*?)```",
+    re.DOTALL,
 )
 # The section of the page for a group: its heading and the next one.
 SECTIONS = {

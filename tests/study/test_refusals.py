@@ -18,7 +18,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "ratio": (("ratio=1.5",), "ratio=1.5"),
     "no block": (("ratio=0.01",), "ratio=0.01"),
     "k of 0": (("k=0",), "k=0"),
-    "dashes": (("--k", "3"), "Write k=3"),
+    "dashes": (("--k=3",), "Write k=3"),
     "spaces": (("k", "=", "3"), "Write k=3"),
     "dots": (("k=1", "seed=0..2"), "range(0,3)"),
     "all blocks": (("k=6",), "k = 6"),

@@ -44,7 +44,11 @@ def done(dropped: list[Any], **config: Any) -> Any:
             "algo": "greedy", "k": len(dropped), "evaluations_asked": 1, "evaluations_paid": 1, "seconds": 1.0,
         },
         "evaluation": {"dense": {}, "pruned": {}},
-        "config": {"seed": 0, "ratio": 0.2, "model": model, "protect": {"first": 0, "last": 0}} | config,
+        "margins": {},
+        "config": {
+            "seed": 0, "ratio": 0.2, "model": model, "protect": {"first": 0, "last": 0}, "unit": "block",
+            "budget": "parameters",
+        } | config,
     }  # fmt: skip
 
 

@@ -26,13 +26,15 @@ KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
         ("k6", {"unit": "sublayer"}, "k=6 sublayer"),
         ("k1", {"unit": "mlp"}, "k=1 mlp"),
         ("k6", {"unit": "block", "budget": "parameters"}, "k=6"),
-        ("r0.2", {}, "k=6"),
     ],
 )
 def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> None:
-    assert run_name(KEY.format(size), config, 6) == f"{words} · greedy · perplexity · smollm2 · seed 0"
+    plain = {"unit": "block", "budget": "parameters"}
+    assert (
+        run_name(KEY.format(size), plain | config, 6) == f"{words} · greedy · perplexity · smollm2 · seed 0"
+    )
     key = "my-own-a_b-one-r0.2-s11-0a1b2c3d"
-    assert run_name(key, {}, None) == "ratio=0.2 · one · a_b · my-own · seed 11"
+    assert run_name(key, plain, None) == "ratio=0.2 · one · a_b · my-own · seed 11"
 
 
 @pytest.fixture
