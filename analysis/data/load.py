@@ -409,7 +409,7 @@ class Metric:
     @property
     def sets(self) -> str:
         """The corpora or tasks, for notes."""
-        return ", ".join(name.partition("/")[2] for name in self.names).replace("heldout", "held-out part")
+        return ", ".join(name.partition("/")[2] for name in self.names).replace("heldout", "held-out data")
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
         """The values (cells,) of the models `which` (pruned, dense or healed); accuracies are in percent."""
