@@ -69,3 +69,9 @@ def test_agreement_grows_with_samples() -> None:
     curve = stability.curve(decided(losses, [[i] for i in range(6)], 1))
     assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
     assert curve["pair"].is_monotonic_increasing
+
+
+def test_the_two_subsets_of_a_pair_have_no_sample_in_common() -> None:
+    """Two samples that prefer different masks: no sample of one subset may tip the other."""
+    opposed = decided(np.array([[0.0, 1.0], [1.0, 0.0]]), [[1], [2]], 1)
+    assert stability.curve(opposed)["pair"].tolist() == [0.0]
