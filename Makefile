@@ -57,8 +57,8 @@ demo: $(VENV)/installed
 	@echo "3 of 3: a picture of the four choices, and one page of figures and tables"
 	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
 	@$(BIN)/depth-pruning report --results $(RESULTS) --study demo
-	@echo "next    $(BIN)/depth-pruning grid experiment=demo_full     the larger grid: two ratios, text against answers"
-	@echo "        $(BIN)/depth-pruning compress smollm2           a better small model, with training"
+	@echo "next    $(BIN)/depth-pruning grid experiment=demo_full           the larger grid: two ratios, text against answers"
+	@echo "        $(BIN)/depth-pruning compress smollm2 smaller minutes=10   a better small model, with training"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
 # ends with an error, but only after all other cells have run and the figures are drawn.
