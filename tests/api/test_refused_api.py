@@ -35,7 +35,7 @@ def router(sets: Any, tasks: Any) -> Call:
     return lambda model: pruning.fit_router(model, tasks, sets)
 
 
-def with_garden(model: pruning.PrunableModel) -> pruning.PrunableModel:
+def other(model: pruning.PrunableModel) -> pruning.PrunableModel:
     """The model with the tokenizer of another one, which has one token more."""
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.add_tokens(["garden"])
@@ -54,21 +54,12 @@ REFUSED: dict[str, tuple[Call, str]] = {
     "one choice": (search(ALONE), "item 0"),
     "samples of samples": (search(DRAWN, samples=1), "search_mask .*samples"),
     "length of samples": (repair(DRAWN, length=8), "repair_mask .*length"),
-    "calibration of a tokenizer": (
-        lambda m: search(["a garden " * 50], samples=1, length=16)(with_garden(m)),
-        "calibration .*512",
-    ),
-    "texts of a tokenizer": (
-        lambda m: pruning.measure_mask(with_garden(m), MASK, texts=["a garden"]),
-        "ppl/texts .*512",
-    ),
+    "ids": (lambda m: search(["a garden " * 50], samples=1, length=16)(other(m)), "calibration .*512"),
+    "ids of texts": (lambda m: pruning.measure_mask(other(m), MASK, texts=["a garden"]), "ppl/texts .*512"),
     "model": (lambda _: pruning.load_model("smolm"), "smolm.*smollm2"),
     "model setting": (lambda _: pruning.load_model("smollm2", dtpye="float32"), "dtpye.*dtype"),
-    "no mask": (lambda model: model.masked(WRONG).__enter__(), r"\[2, 3\].*pruning\.Mask"),
-    "length": (
-        lambda m: pruning.heal_mask(m, MASK, texts=TEXTS, how="full", length=2049),
-        "length=2049 .*2048",
-    ),
+    "no mask": (lambda m: m.masked(WRONG).__enter__(), r"\[2, 3\].*pruning\.Mask"),
+    "length": (lambda m: pruning.heal_mask(m, MASK, texts=TEXTS, how="full", length=2049), "2049 .*2048"),
     "setting": (repair(ridges=[1.0]), "ridges.*ridge"),
     "samples": (repair(samples=0), r"repair_mask\.samples=0"),
     "one sample": (repair(samples=1), r"2 .*calibration\.samples"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -44,14 +45,13 @@ def cell(folder: Path, _: Use, text: str) -> Attempt:
     return partial(of_cell, folder, folder / "out")
 
 
-def directory(folder: Path, use: Use, given: dict[str, Any]) -> Attempt:
-    """A request with a full disk, which is refused before the model is loaded."""
+def directory(folder: Path, use: Use, given: tuple[dict[str, Any], dict[str, Any]]) -> Attempt:
+    """A request to export a model with these settings to a full disk; it is refused before the model is loaded."""
     patch = use("monkeypatch")
     patch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
     patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
-    edit_config(folder / "dense", **given.get("config", {}))
-    settings = {name: value for name, value in given.items() if name != "config"}
-    return partial(export, wanted(folder / "dense", **{"mask": (1,), **settings}))
+    edit_config(folder / "dense", **given[0])
+    return partial(export, wanted(folder / "dense", **{"mask": (1,), **given[1]}))
 
 
 def built(folder: Path, _: Use, given: tuple[str, dict[str, Any]]) -> Attempt:
@@ -74,17 +74,14 @@ def incomplete(folder: Path, _: Use, lacking: str) -> Attempt:
     names = [f"model-{n:05d}-of-00005.safetensors" for n in range(1, 6)]
     for name in {*names} - {lacking}:
         (folder / name).touch()
-    index = {"weight_map": {f"{name}.weight": name for name in names}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    index = json.dumps({"weight_map": {name: name for name in names}})
+    (folder / "model.safetensors.index.json").write_text(index)
     return partial(stored_tensors, folder)
 
 
 def cut(folder: Path, use: Use, given: dict[str, Any]) -> Attempt:
     """A request for a GGUF file, with a full disk."""
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     use("monkeypatch").setattr(gguf, "write_gguf", full)
     settings = {"mask": (1,), **given, "out": folder / given.get("out", "out.gguf")}
     return partial(export_gguf, wanted(gguf_models.write(folder / "tiny.gguf"), **settings))
@@ -116,9 +113,6 @@ def ended(folder: Path, use: Use, words: str) -> Attempt:
 
 
 DONE = {"cell": "c", "status": "done", "config": {}}
-QUANTISED = {"quantization_config": {"quant_method": "fp8"}}
-PARTS = Mask.parse(6, "a0 m1 b2 a5")
-MAP = Repair({1: torch.eye(32)})
 GGUF = "k=1 model.path=models/tiny.gguf export=new.gguf"  # a Llama in Q8_0
 FACTORS = "compensation=magnitude"
 # By case: what is attempted, with what, and what the message names.
@@ -143,14 +137,14 @@ REFUSED: dict[str, tuple[Callable[[Path, Use, Any], Attempt], Any, str]] = {
     "no object": (cell, "[]", r"result\.json"),
     "no model": (cell, json.dumps(DONE), r"result\.json"),
     "a failed cell": (cell, json.dumps(DONE | {"status": "failed"}), r"\(failed\)"),
-    "nothing": (directory, {"mask": ()}, "0 of 6"),
-    "everything": (directory, {"mask": tuple(range(6))}, "6 of 6"),
-    "another model": (directory, {"mask": Mask(7, (1,))}, "7 .*tiny .*6"),
-    "quantised": (directory, {"config": QUANTISED}, "fp8"),
-    "shared keys": (directory, {"config": {"num_kv_shared_layers": 2}}, "last 2 "),
-    "full disk": (directory, {}, r"0\.0 MB .*0\.\d MB"),
-    **{name: (built, (name, {"mask": PARTS}), "block 0 .*unit=block") for name in PARALLEL},
-    "no fold": (built, ("gemma3", {"mask": (1, 2, 4), "repair": MAP}), "m0"),
+    "nothing": (directory, ({}, {"mask": ()}), "0 of 6"),
+    "everything": (directory, ({}, {"mask": tuple(range(6))}), "6 of 6"),
+    "another model": (directory, ({}, {"mask": Mask(7, (1,))}), "7 .*tiny .*6"),
+    "quantised": (directory, ({"quantization_config": {"quant_method": "fp8"}}, {}), "fp8"),
+    "shared keys": (directory, ({"num_kv_shared_layers": 2}, {}), "last 2 "),
+    "full disk": (directory, ({}, {}), r"0\.0 MB .*0\.\d MB"),
+    **{name: (built, (name, {"mask": Mask.parse(6, "a0 m1 b2 a5")}), "unit=block") for name in PARALLEL},
+    "no fold": (built, ("gemma3", {"mask": (1, 2, 4), "repair": Repair({1: torch.eye(32)})}), "m0"),
     "inside": (inside, "out", "out .*dense"),
     "too few blocks": (stored, {"c.layers": 3}, r"c\.layers\.0\."),
     "two prefixes": (stored, {"a.layers": 4, "b.layers": 4}, r"a\.layers.*b\.layers"),
@@ -175,12 +169,9 @@ REFUSED: dict[str, tuple[Callable[[Path, Use, Any], Attempt], Any, str]] = {
     "launch: factors": (ended, f"{GGUF} {FACTORS}", "compensation=none"),
     "launch: factors of a directory": (ended, f"k=1 {FACTORS} export=out", FACTORS),
 }
-DAMAGED, UNSKIPPABLE = ("no JSON", "no object", "no model"), (*PARALLEL, "too few blocks", "two prefixes")
-KINDS: dict[str, type[PruningError]] = {
-    "no network": UnreachableError,
-    **dict.fromkeys(DAMAGED, DamagedError),
-    **dict.fromkeys(UNSKIPPABLE, UnskippableError),
-}
+KINDS: dict[str, type[PruningError]] = {"no network": UnreachableError}
+KINDS |= dict.fromkeys(("no JSON", "no object", "no model"), DamagedError)
+KINDS |= dict.fromkeys((*PARALLEL, "too few blocks", "two prefixes"), UnskippableError)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -194,6 +185,4 @@ def test_what_cannot_be_exported_is_refused_and_changes_nothing(
     with pytest.raises(KINDS.get(case, InputError), match=named):
         attempt()
     assert tree(tmp_path) == before
-    assert {*tmp_path.rglob("*")} - paths <= {tmp_path / "results"}, (
-        "a launch makes the folder of its results"
-    )
+    assert {*tmp_path.rglob("*")} - paths <= {tmp_path / "results"}  # which a launch makes
