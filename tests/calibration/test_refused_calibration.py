@@ -13,7 +13,6 @@ from pruning.calibration.items import Items
 from pruning.calibration.sources import TextSource
 from pruning.calibration.text import Both, Mixed, Text
 from pruning.core.errors import InputError
-from pruning.evaluation.heldout import Heldout
 from tests.calibration.test_items import BOOLQ, settings
 from tests.calibration.test_text import text
 from tests.helpers.tokens import Numbers, written
@@ -70,7 +69,6 @@ C = "calibration"
 REFUSED: dict[str, tuple[Callable[[Path, Any], object], Any, str]] = {
     **{f"x.{name}": (source, given, "x" + named.format("x")) for name, (given, named) in SOURCES.items()},
     **{name: (windows, given, C + named.format(C)) for name, (given, named) in SOURCES.items()},
-    "held-out texts": (lambda _, names: Heldout(texts=names), ["c4"], r"eval\.texts 'c4'"),
     "no file": (file, ("none.txt", None), r"calibration\.path=.*none\.txt"),
     "a folder": (file, (".", None), r"calibration\.path=/"),
     "an empty file": (file, ("empty.jsonl", b""), r"empty\.jsonl"),
