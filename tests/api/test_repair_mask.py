@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -82,23 +81,3 @@ def test_masks_and_weights_of_one_folder_do_not_continue_each_other(
 def equal(one: pruning.PrunableModel, other: pruning.PrunableModel) -> bool:
     pairs = zip(one.module.parameters(), other.module.parameters(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
-
-
-MASK = pruning.Mask(6, (2,))
-REFUSED: dict[str, tuple[Any, str]] = {
-    "length": (
-        lambda model: pruning.heal_mask(model, MASK, texts=TEXTS, how="full", length=2049),
-        "2048 tokens",
-    ),
-    "setting": (lambda model: pruning.repair_mask(model, MASK, TEXTS, ridges=[1.0]), "ridges.*ridge"),
-    "samples": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=0), "repair_mask.samples=0"),
-    "one sample": (lambda model: pruning.repair_mask(model, MASK, TEXTS, samples=1), "2 calibration samples"),
-    "nothing": (lambda model: pruning.repair_mask(model, pruning.Mask(6), TEXTS), "removes nothing"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_impossible_is_refused(model: pruning.PrunableModel, case: str) -> None:
-    use, named = REFUSED[case]
-    with pytest.raises(pruning.InputError, match=named):
-        use(model)

@@ -77,19 +77,3 @@ def test_another_model_is_refused(
     place = pruning.fit_router(wrapped, TASKS, SETS).save(tmp_path / "memory")
     with pytest.raises(InputError, match="was in memory"):
         pruning.Router.load(place)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "sets", "says"),
-    [
-        (TASKS, {}, "sets is empty"),
-        (TASKS, {"a": pruning.Mask(5, (1,))}, "is for 5 blocks"),
-        (TASKS, {"a": pruning.Mask(6, (1,)), "b": pruning.Mask(6, (3,), "sublayer")}, "others of sub-layers"),
-        ({"a": []}, SETS, "0 items are given"),
-        ({"a": [{"question": "x"}]}, SETS, "a, item 0"),
-    ],
-)
-def test_what_is_wrong_is_named(model: pruning.PrunableModel, tasks: Any, sets: Any, says: str) -> None:
-    with pytest.raises(InputError) as found:
-        pruning.fit_router(model, tasks, sets)
-    assert says in str(found.value)

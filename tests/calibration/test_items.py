@@ -66,22 +66,6 @@ def test_each_choice_becomes_a_row_and_the_right_one_is_marked(tokenizer: Any, t
     assert texts == [f"Question: Which floats?\nAnswer: {choice}" for choice in ("A cork", "A coin")]
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"samples": -1}, r"calibration\.samples=-1 .*1"),
-        ({"samples": 10_000}, r"lower calibration\.samples"),
-        ({"template": "Q: {}"}, r"calibration\.template='Q: \{\}' .*\{question\}"),
-        ({"source": "comonsense"}, r"calibration\.source 'comonsense'.*commonsense"),
-        ({"path": "x.jsonl"}, r"calibration\.path=x\.jsonl .*calibration\.source=commonsense"),
-        ({"part": "other"}, r"calibration\.part 'other'"),
-    ],
-)
-def test_wrong_item_settings_are_named(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        Items(**{"source": "commonsense", "samples": 1, "seed": 0} | settings).draw(Numbers())
-
-
 # Commonsense 170k.
 
 BOOLQ = {
@@ -107,21 +91,6 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path, monkeypatch: 
     assert local.pool() == hub.pool() == expected
     assert (file_of(local), file_of(hub)) == (local.path, None)
     assert (load.call_args.args[0], load.call_args.kwargs["revision"]) == (hub.path, "abc")
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"answer": "maybe"}, "'maybe' .*true, false"),
-        ({"instruction": "do fish swim?"}, "'Answer format"),
-    ],
-)
-def test_a_malformed_item_of_commonsense170k_is_named(
-    tmp_path: Path, change: dict[str, str], named: str
-) -> None:
-    path = written(tmp_path, "c.json", [BOOLQ, BOOLQ | change])
-    with pytest.raises(InputError, match=rf"c\.json, item 2: .*{named}"):
-        Items("commonsense170k", 1, 0, path=str(path)).pool()
 
 
 # Items of a task: those for the search and the held-out ones are apart, whatever the seed.
@@ -174,21 +143,3 @@ def test_the_items_of_this_program_keep_their_parts(tokenizer: Any) -> None:
     assert items.task == "commonsense"
     assert items.draw(tokenizer).keys <= {item.key for item in embedded_items("calibration")}
     assert held_out(items, tokenizer).keys <= {item.key for item in embedded_items("heldout")}
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"samples": 13}, "24 distinct items, and 13 for the search and 12 held out"),
-        ({"heldout": 0}, r"calibration\.heldout=0 .*1"),
-        ({"source": "web"}, r"calibration\.source 'web'"),
-        ({"template": "no field"}, r"calibration\.template=.*\{question\}"),
-        ({"path": None}, r"calibration\.path is not set"),
-        ({"source": "commonsense", "split": 1}, r"calibration\.split=1 .*commonsense"),
-    ],
-)
-def test_tasks_without_enough_items_are_refused(
-    tmp_path: Path, tokenizer: Any, changed: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(InputError, match=named):
-        settings(tmp_path, **changed).draw(tokenizer)

@@ -60,22 +60,6 @@ def test_local_files_are_found_in_all_parts_of_settings() -> None:
     assert files_of(Full(source="file", path="f.txt")) == ("f.txt",)
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"source": "pydok"}, r"x\.source 'pydok'.*pydoc"),
-        ({"source": "hub"}, r"x\.path is not set"),
-        ({"source": "pydoc", "path": "notes.txt"}, r"x\.path=notes\.txt .*x\.source=pydoc"),
-        ({"source": "pydoc", "part": "held"}, r"x\.part 'held'.*heldout"),
-    ],
-)
-def test_a_wrong_source_is_refused(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        TextSource(**settings).check("x")
-    with pytest.raises(InputError, match=named.replace(r"x\.", r"calibration\.")):
-        Text(samples=1, length=8, seed=0, **settings)
-
-
 # Embedded data.
 
 
@@ -189,29 +173,6 @@ def test_text_is_one_document_and_each_record_is_one(tmp_path: Path, monkeypatch
     assert read(tmp_path / "a.parquet", column="body") == ["one", "two"]
     with pytest.raises(InputError, match=r"'text'.*calibration\.column.*id, body"):
         read(tmp_path / "a.parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "named"),
-    [
-        ("none.txt", None, r"calibration\.path=.*none\.txt"),
-        (".", None, r"calibration\.path=.*folder"),
-        ("empty.jsonl", b"", r"empty\.jsonl.*empty"),
-        ("latin.txt", b"Gr\xf6\xdfe", r"latin\.txt .*UTF-8.*byte 2"),
-        ("a.jsonl", b'{"text": "one"}\n\n{"text": ', r"a\.jsonl, line 3: .*JSON"),
-        ("a.json", b'[{"text": "one"},\n\'a\']', r"a\.json, line 2: .*JSON"),
-        ("a.jsonl", b'{"text": "one"}\n{"body": "x"}', r"a\.jsonl, line 2: .*'text'"),
-        ("a.jsonl", b'{"text": "one"}\n[1]', r"a\.jsonl, line 2: .*'text'"),
-        ("a.jsonl", b'{"text": "right"}\n{"text": "a \\ud800 b"}', r"a\.jsonl, line 2: 'text' .*ud800"),
-    ],
-)
-def test_what_is_wrong_in_a_file_of_text_is_named(
-    tmp_path: Path, name: str, content: bytes | None, named: str
-) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=named):
-        read(tmp_path / name)
 
 
 def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) -> None:

@@ -128,39 +128,6 @@ def test_a_group_is_one_metric_over_all_items(folder: Path, name: str, kind: str
     assert (found.how["tasks"], found.how["items"]) == (2, sum(sizes))
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "named"),
-    [
-        ("filterd", {}, "'filterd'.*filtered"),
-        ("mixed", {}, "'mixed'"),
-        ("other", {}, "'other' .*multiple_choice.*brier_score.*exact_match"),
-        ("unfiltered", {"num_fewshot": 9}, "'unfiltered' with 9 .*eval.num_fewshot"),
-    ],
-)
-def test_a_task_that_cannot_be_measured_is_refused(folder: Path, name: str, options: Any, named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        asking(name, **options).data(tokenizer_of(folder))
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"prompts": 0}, "eval.prompts=32"),
-        ({"prompt_tokens": 3}, "eval.prompt_tokens=3 .*8"),
-        ({"source": "embeded"}, "eval.source 'embeded'"),
-        ({"source": "file"}, "eval.path is not set"),
-        ({"path": "x.txt"}, "eval.path=x.txt .*eval.source=pydoc"),
-        ({"max_new_tokens": 0}, "eval.max_new_tokens=0 .*1"),
-        ({"tasks": ["mean"]}, "eval.tasks: 'mean'"),
-        ({"batch_size": 0}, "eval.batch_size=0 .*1"),
-        ({"prompts": 1_000_000}, "lower eval.prompts or eval.prompt_tokens"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(folder: Path, options: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        Generation(**options).data(tokenizer_of(folder))
-
-
 def test_a_question_must_leave_room_for_its_answer(folder: Path) -> None:
     own = tokenizer_of(folder)
     data = asking("unfiltered", max_new_tokens=20).data(own)

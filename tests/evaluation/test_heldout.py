@@ -253,9 +253,3 @@ def test_changed_weights_are_measured_from_the_states_in_front_of_them(
             assert found.cost.block_forwards - before == pytest.approx(alone.cost.block_forwards - 2)
         ((_, plain, _),) = forward.loglikelihoods(samples.rows, [mask])
         assert values != plain
-
-
-@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("length", 7), ("items", 0), ("seed", -1)])
-def test_settings_out_of_range_are_refused(name: str, value: int) -> None:
-    with pytest.raises(InputError, match=rf"eval\.{name}={value} .*{value + 1}"):
-        Heldout(**{name: value})  # type: ignore[arg-type]

@@ -144,40 +144,6 @@ def test_documents_and_windows_can_be_bounded(tmp_path: Path) -> None:
     assert CorpusPerplexity(corpora, limit=1).data(Numbers())["ppl/x"].count == 1
 
 
-def corpora(**settings: Any) -> dict[str, Any]:
-    return {"x": {"path": "some/set"} | settings}
-
-
-@pytest.mark.parametrize(
-    ("corpora", "named"),
-    [
-        (corpora(source="hubb"), r"eval\.corpora\.x\.source 'hubb'.*hub"),
-        (corpora(path=None), r"eval\.corpora\.x\.path is not set"),
-        (corpora(source="pydoc"), r"eval\.corpora\.x\.source=pydoc"),
-        (corpora(window=7), r"eval\.corpora\.x\.window=7 .*8"),
-        (corpora(window="abc"), r"eval\.corpora\.x\.window='abc' .*int"),
-        (corpora(stride=0), r"eval\.corpora\.x\.stride=0 .*1"),
-        (corpora(stride=2049), r"eval\.corpora\.x\.stride=2049 .*2048"),
-        (corpora(start="texts"), r"eval\.corpora\.x\.start 'texts'.*text"),
-        (corpora(widow=9), r"eval\.corpora\.x 'widow'.*window"),
-        ({}, r"eval\.corpora is empty"),
-        ({"a/b": {"path": "x"}}, r"eval\.corpora: 'a/b'"),
-        ({"a": "x.txt"}, r"eval\.corpora\.a=x\.txt"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(corpora: Any, named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        CorpusPerplexity(corpora)
-
-
-def test_a_file_without_text_and_a_limit_of_0_are_refused(tmp_path: Path) -> None:
-    short = str(written(tmp_path, "short.txt", "a"))
-    with pytest.raises(InputError, match=r"eval\.corpora\.x: .*short\.txt"):
-        CorpusPerplexity({"x": Corpus("file", short)}).data(Numbers())
-    with pytest.raises(InputError, match=r"eval\.limit=0"):
-        CorpusPerplexity({"x": Corpus("file", short)}, limit=0)
-
-
 def test_hub_documents_keep_their_order_and_the_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

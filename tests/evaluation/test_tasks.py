@@ -13,7 +13,7 @@ import yaml
 from lm_eval.tasks import TaskManager
 
 from pruning.calibration.items import Items
-from pruning.core.errors import InputError, UnreachableError
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.evaluation import lm_eval_tasks
@@ -128,31 +128,6 @@ def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp
     assert len({first, *others}) == 5
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({}, "eval=local"),
-        ({"items": "x.jsonl"}, "eval.items=x.jsonl"),
-        ({"texts": {"a": 3}}, "eval.texts={'a': 3}"),
-        ({"texts": {"mean": "x.txt"}}, "eval.texts: 'mean'"),
-        ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' .*{question}"),
-        ({"items": {"a": "x"}, "templates": {"b": "{question}"}}, "eval.templates 'b'"),
-        ({"items": {"a": "x"}, "limit": 0}, "eval.limit=0 .*1"),
-        ({"items": {"a": "x"}, "scorer": "hf"}, "eval.scorer 'hf'.*engine, lm_eval"),
-        ({"texts": {"a": "x"}, "window": 2}, "eval.window=2 .*8"),
-        ({"items": {"mine": "nowhere.jsonl"}}, "eval.items.mine=nowhere.jsonl"),
-        ({"items": {"mine": "blank.jsonl"}}, "blank.jsonl: .*no items"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], named: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "blank.jsonl").write_text("\n\n")
-    with pytest.raises(InputError, match=named):
-        LocalFiles(**options).data(None)
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
     manager = own_tasks(tmp_path)
@@ -178,23 +153,6 @@ def test_acc_norm_is_reported_if_a_task_has_it_else_acc_and_their_mean(folder: P
     mean = (found.metrics["acc/normed"] + found.metrics["acc/plain"]) / 2
     assert found.metrics["acc/mean"] == pytest.approx(mean)
     assert found.how["acc/plain"]["limit"] == 7
-
-
-@pytest.mark.usefixtures("index")
-@pytest.mark.parametrize(
-    ("name", "error", "named"),
-    [
-        ("normd", InputError, "'normd' .*normed"),
-        ("other", InputError, "'other' .*brier_score.*acc_norm or acc"),
-        ("arc_easy", UnreachableError, "the data of task arc_easy"),
-    ],
-)
-def test_a_task_that_cannot_be_reported_is_refused_in_one_line(
-    name: str, error: type[Exception], named: str
-) -> None:
-    with pytest.raises(error, match=named) as caught:
-        Zeroshot([name]).data(None)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_task_that_needs_an_absent_package_names_it(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pruning.core.errors import InputError, MismatchError, UnskippableError
+from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.evaluation import speed
 from pruning.export import plan
@@ -23,7 +23,7 @@ from pruning.export.request import Request
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
-from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, logits, without, zeroed
+from tests.helpers.architectures import N_BLOCKS, SEQUENTIAL, logits, without, zeroed
 from tests.helpers.damage import tree
 from tests.helpers.exports import EQUAL, caches, changed_tensors, load, saved, wanted
 
@@ -46,13 +46,6 @@ def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> 
     assert facts.sizes.parameters == sum(p.numel() for p in loaded.parameters())
     with blocks_removed(model, MASK, smaller_config(model, MASK)):
         assert facts.sizes.parameters - facts.idle == speed.weight(model)[0]
-
-
-@pytest.mark.parametrize("name", PARALLEL)
-def test_blocks_without_two_parts_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UnskippableError):
-        export(wanted(saved(name, tmp_path)[1], MASK))
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_record_and_the_summary_say_what_is_missing(tmp_path: Path) -> None:
@@ -161,10 +154,3 @@ def test_the_record_says_what_was_repaired(tmp_path: Path) -> None:
     export(given)  # the same again
     with pytest.raises(InputError, match="compensation"):
         export(dataclasses.replace(given, repair=Repair({1: torch.eye(32)})))
-
-
-def test_a_map_that_cannot_be_folded_is_refused(tmp_path: Path) -> None:
-    _, given = request("gemma3", tmp_path)
-    with pytest.raises(InputError, match="m0"):
-        export(dataclasses.replace(given, repair=Repair({1: torch.eye(32)})))
-    assert not (tmp_path / "out").exists()

@@ -15,13 +15,12 @@ import torch
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.export import gguf_export, pipeline, request
-from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf
+from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request, is_gguf
 from pruning.models import gguf as cutting
 from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
 from pruning.models.handle import Model
-from pruning.models.output_maps import Repair
 from pruning.models.sublayers import masked
 from tests.helpers import exports, gguf_models
 from tests.helpers.exports import EQUAL, wanted
@@ -161,35 +160,6 @@ def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pyte
     assert gguf_export.find_gguf(settings)[1].dtype == "float32"
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing removed": ({"mask": ()}, "0 of 6 blocks"),
-    "another model": ({"mask": Mask(7, (1,))}, "7 blocks"),
-    "parts of blocks": ({"mask": Mask.parse(6, "a1 b2")}, "parts of blocks"),
-    "healed": ({"healed": True, "result": {"heal": {}}}, "healing"),
-    "maps": ({"repair": Repair({1: 2 * torch.eye(64)})}, "repair"),
-    "in place": ({"out": "tiny.gguf", "force": True}, "is the file that is to be cut"),
-    "full disk": ({}, "No space left on device"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_cut_is_refused_and_leaves_nothing_behind(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    settings, message = REFUSED[case]
-    path = gguf_models.write(tmp_path / "tiny.gguf")
-    before = path.read_bytes()
-    if "out" in settings:
-        settings = settings | {"out": tmp_path / settings["out"]}
-    monkeypatch.setattr(cutting, "write_gguf", full)
-    with pytest.raises(InputError, match=message):
-        export_gguf(wanted(path, **{"mask": (1,), **settings}))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"tiny.gguf": before}
-
-
 def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> None:
     assert [is_gguf(Path(name)) for name in ("a.gguf", "a.GGUF", "gguf")] == [True, True, False]
     given = wanted(gguf_models.write(tmp_path / "tiny.gguf"), (1,), verify=False)
@@ -205,15 +175,3 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> Non
     assert given.out.read_bytes() == first
     export_gguf(dataclasses.replace(other, force=True))
     assert given.out.read_bytes() != first
-
-
-def test_foreign_files_stay(tmp_path: Path) -> None:
-    path = gguf_models.write(tmp_path / "tiny.gguf")
-    before = path.read_bytes()
-    (tmp_path / "text.gguf").write_text("mine")
-    (tmp_path / "folder.gguf").mkdir()
-    (tmp_path / "new.gguf.md").write_text("mine")
-    for name in ("tiny.gguf", "text.gguf", "folder.gguf", "new.gguf"):
-        with pytest.raises(InputError, match=name):
-            check_gguf_target(tmp_path / name, {"mask": 1})
-    assert path.read_bytes() == before

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pruning.core.errors import InputError, MismatchError, PruningError
+from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.export import checkpoint
 from pruning.export.model_card import summary
@@ -220,37 +220,6 @@ def test_an_earlier_export_of_the_same_mask_is_replaced(dense: Path, tmp_path: P
             export(request)
         export(replace(request, force=True))
     assert load(tmp_path / "out").dtype == torch.float32
-
-
-def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_folder, tmp_path / "out" / "dense")
-    with pytest.raises(InputError, match="out holds dense"):
-        export(wanted(tmp_path / "out" / "dense", (1,), out=tmp_path / "out", force=True))
-
-
-QUANTISED = {"quantization_config": {"quant_method": "fp8"}}
-# By case: settings of the request, settings of the model's configuration, and what the message names.
-BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "none": ({"mask": ()}, {}, "0 of 6 blocks"),
-    "all": ({"mask": tuple(range(6))}, {}, "6 of 6 blocks"),
-    "another model": ({"mask": Mask(7, (1,))}, {}, "7 blocks and model tiny has 6"),
-    "quantised": ({}, QUANTISED, r"quantised \(fp8\)"),
-    "shared keys": ({}, {"num_kv_shared_layers": 2}, "its last 2 blocks"),
-    "full disk": ({}, {}, r"0.0 MB free and 0\.\d MB are needed"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_requests_end_before_a_model_is_loaded(
-    case: str, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
-    settings, config, message = BAD[case]
-    edit_config(dense, **config)
-    with pytest.raises(PruningError, match=message):
-        export(wanted(dense, **{"mask": (1,), **settings}))
-    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_leaves_nothing_behind(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

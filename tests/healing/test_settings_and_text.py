@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,36 @@ from pruning.healing.training_text import HealingText, check_text, draw_text, pa
 from tests.healing.worlds import full, lora
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        (Full(length=7), r"heal\.length=7 .* 8 or more"),
-        (Full(lr=0.0), r"heal\.lr=0 "),
-        (Full(decay=1.5), r"heal\.decay=1\.5 .* 0 to 1"),
-        (Full(source="novel"), "'novel'"),
-        (Full(source="hub"), r"heal\.path"),
-        (Full(source="file"), r"heal\.path=FILE"),
-        (Full(source="file", path="/nowhere"), r"heal\.path=/nowhere"),
-        (Full(path="notes.txt"), r"heal\.path=notes\.txt .* heal\.source=pydoc"),
-        (Lora(rank=0), r"heal\.rank=0 "),
-        (Distill(weights="some"), r"heal\.weights 'some'"),
-        (Distill(kl=-1.0), r"heal\.kl=-1"),
-        (Distill(kl=0.0, ce=0.0), r"heal\.kl=0 and heal\.ce=0"),
-        (lora(candidates=2, round_tokens=32), r"heal\.round_tokens=32 .* 64 tokens"),
-        (lora(candidates=8, round_tokens=320), r"heal\.candidates=8 .* 3 rounds.* 1280 tokens"),
-    ],
-)
-def test_bad_values_are_named(settings: Any, named: str) -> None:
+def few_windows(ids: Sequence[int], calibration: Sequence[int]) -> HealingText:
+    rows = [Row(tuple(calibration[i : i + 16]), (1, 16)) for i in range(0, len(calibration), 16)]
+    return packed(ids, (), full(), "numbers", samples(*rows) if rows else None)
+
+
+REPEATED = [*range(320), *[*range(900, 916)] * 20]
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (Full(length=7).check, r"heal\.length=7 .* 8 "),
+    (Full(lr=0.0).check, r"heal\.lr=0 "),
+    (Full(decay=1.5).check, r"heal\.decay=1\.5 .* 0 .* 1"),
+    (Full(source="novel").check, "'novel'"),
+    (Full(source="hub").check, r"heal\.path"),
+    (Full(source="file").check, r"heal\.path=FILE"),
+    (Full(source="file", path="/nowhere").check, r"heal\.path=/nowhere"),
+    (Full(path="notes.txt").check, r"heal\.path=notes\.txt .* heal\.source=pydoc"),
+    (Lora(rank=0).check, r"heal\.rank=0 "),
+    (Distill(weights="some").check, r"heal\.weights 'some'"),
+    (Distill(kl=-1.0).check, r"heal\.kl=-1"),
+    (Distill(kl=0.0, ce=0.0).check, r"heal\.kl=0 .*heal\.ce=0"),
+    (lora(candidates=2, round_tokens=32).check, r"heal\.round_tokens=32 .* 64 "),
+    (lora(candidates=8, round_tokens=320).check, r"heal\.candidates=8 .* 3 .* 1280 "),
+    (partial(few_windows, range(80), ()), r"numbers .*5 .* 16 .* 0 .* 0 .*heal\.heldout"),
+    (partial(few_windows, REPEATED, range(320)), r"numbers .*40 .* 16 .* 20 .* 16 .*heal\.heldout"),
+]
+
+
+@pytest.mark.parametrize(("attempt", "named"), REFUSED)
+def test_bad_values_and_too_few_windows_are_refused(attempt: Callable[[], object], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        settings.check()
+        attempt()
 
 
 def test_a_key_is_that_of_settings_and_text(tmp_path: Path) -> None:
@@ -143,21 +152,6 @@ def test_the_windows_of_a_step_follow_from_its_number() -> None:
     assert epochs[0] == list(range(7))
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[1] != epochs[0] != epochs[2]
-
-
-@pytest.mark.parametrize(
-    ("ids", "calibration", "named"),
-    [
-        (range(80), (), "5 windows of 16 tokens, of which 0 share .* and 0 repeat"),
-        ([*range(320), *[*range(900, 916)] * 20], range(320), "40 windows .* 20 share .* 16 repeat"),
-    ],
-)
-def test_too_few_windows_are_refused_with_what_they_share(
-    ids: Sequence[int], calibration: Sequence[int], named: str
-) -> None:
-    rows = [Row(tuple(calibration[i : i + 16]), (1, 16)) for i in range(0, len(calibration), 16)]
-    with pytest.raises(InputError, match=f"numbers gives {named}.*heal\\.heldout"):
-        packed(ids, (), full(), "numbers", samples(*rows) if rows else None)
 
 
 def test_a_larger_budget_of_a_stream_begins_with_the_same_windows(tokenizer: Any) -> None:
