@@ -138,7 +138,7 @@ def test_a_wrapped_model_is_exported_as_the_masked_model(
         path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".md", ".yaml")
     )
     assert "/tmp" not in written, "no path of the temporary folder is left"
-    with pytest.raises(pruning.InputError, match=r"smaller holds an export .*force=true"):
+    with pytest.raises(pruning.InputError, match=r"smaller .*force=true"):
         pruning.export_model(wrapped, pruning.Mask(N_BLOCKS, (1,)), folder)
 
 

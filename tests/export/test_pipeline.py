@@ -189,7 +189,7 @@ def test_a_failed_check_leaves_everything_as_it_was(
         "rename",
         lambda plan, name: rename(replace(plan, mask=Mask(N_BLOCKS, (3,))), name),
     )
-    with pytest.raises(MismatchError, match=r"differ .* by [\d.]+ at most, first at token 0 of 64"):
+    with pytest.raises(MismatchError, match=r" by [\d.]+ .*token 0 of 64"):
         export(wanted(dense, (2,)))
     assert tree(tmp_path) == before
 

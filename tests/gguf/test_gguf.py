@@ -49,7 +49,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (3, 200, len(whole) // 2, len(whole) - 4):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="cannot be read as GGUF"):
+        with pytest.raises(InputError, match=r"a\.gguf .*GGUF"):
             open_gguf(path)
 
 

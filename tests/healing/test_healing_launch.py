@@ -99,7 +99,7 @@ def test_a_second_evaluation_keeps_what_the_healed_model_reached_on_the_first(la
     assert launch(*HEAL, *QUICK).result()["evaluation"]["healed"] == both["healed"]
     ended = launch(*HEAL, "heal.seed=1", *QUICK)
     assert "healed" not in ended.result()["evaluation"], "these weights are others"
-    assert "not measured by this evaluation" in ended.err
+    assert "eval=heldout" in ended.err
 
 
 def passage(folder: Path, number: int) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_nothing_over(
 
     before = tree(made.parent)
     monkeypatch.setattr(f"pruning.export.{step}", full)
-    with pytest.raises(InputError, match=r"out cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"out .*\(No space left on device\)"):
         export(request(dense, made))
     assert tree(made.parent) == before
 

@@ -108,7 +108,7 @@ def test_the_gpus_of_a_node_are_those_of_its_ranks() -> None:
 def test_a_command_has_one_launcher() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         two = [compose("config", ["launcher=slurm", f"launcher.parallel={n}"]) for n in (1, 2)]
-    with pytest.raises(InputError, match="launcher differs between cells"):
+    with pytest.raises(InputError, match=r"^launcher "):
         launcher_of(two)
     assert launcher_of(two[:1]) == Slurm(parallel=1)
 

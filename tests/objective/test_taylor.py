@@ -65,7 +65,7 @@ def test_a_mixture_of_experts_counts_the_experts_that_were_used() -> None:
 
 def test_offloaded_weights_are_refused_with_a_reason() -> None:
     module = cpu_offload(model(), execution_device=torch.device("cpu"))
-    with pytest.raises(InputError, match="gradients of weights need all weights in memory"):
+    with pytest.raises(InputError, match=r"model\.dtype"):
         scores(bound(Taylor(), module, samples("text")), SINGLES)
 
 

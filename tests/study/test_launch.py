@@ -161,7 +161,7 @@ def test_a_result_of_another_cell_in_the_folder_is_an_error(launch: Command) -> 
     text = path.read_text()
     path.write_text(json.dumps(read_json(path)).replace(cell, f"{cell}0"))  # without its seal
     again = launch("k=1")
-    assert f"{path} is the result of another cell ({cell}0)" in again.err
+    assert all(part in again.err for part in (f"{path} ", f"({cell}0)"))
     assert again.status == 2
     path.write_text(text[:-40])
     assert f"{path} is damaged" in launch("k=1").err
@@ -196,7 +196,7 @@ def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.
     monkeypatch.setattr("pruning.engine.forward.LIKELIHOOD", endless)
     ended = launch("k=1")
     assert ended.result()["error"]["type"] == "LossError"
-    assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out
+    assert " inf: try model.dtype=float32" in ended.out
 
 
 def test_an_unreachable_model_is_refused_before_the_first_cell(launch: Command, model_folder: Path) -> None:
@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_everything_resumable_and_prints_how(
         patch.setattr(Journal, "add", interrupting)
         ended = launch("k=2", "objective=margin")
     assert ended.status == 130
-    assert "run the same command again" in ended.out
+    assert "0 of 1 cells" in ended.out
     assert "jobs" not in ended.out
     (trace,) = ended.results.glob("*/trace.jsonl")
     assert (kept := trace.read_bytes()).count(b"\n") == 5
@@ -302,7 +302,7 @@ def recorded(results: Path) -> dict[str, Any]:
 def test_a_failing_tracker_is_a_warning(launch: Command) -> None:
     ended = launch("k=1", "tracker=mlflow", "tracker.uri=http://localhost:9", tracker="mlflow")
     assert ended.status == 0, ended.err
-    assert "the tracker could not" in ended.err
+    assert "tracker.uri=URI" in ended.err
     assert ended.result()["status"] == "done"
 
 
@@ -315,7 +315,7 @@ def test_a_lazy_search_has_a_key_of_its_own_and_warns_on_items(launch: Command) 
     margin = launch("k=1", "objective=margin", "algo.lazy=0.05")
     items = launch("k=1", "objective=divergence", "calibration=commonsense", "algo.lazy=0.05")
     for ended, warned in ((text, False), (margin, True), (items, True)):
-        assert ("algo.lazy is meant for losses on text" in ended.err + ended.out) is warned
+        assert ("algo.lazy=null" in ended.err + ended.out) is warned
 
 
 ROOM = 0.34  # of six blocks

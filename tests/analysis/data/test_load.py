@@ -159,10 +159,10 @@ def test_a_missing_cell_has_the_unit_of_the_models_other_cells(
     ("where", "to", "reason"),
     [
         (("config", "unit"), "head", "its unit is 'head'"),
-        (("config", "unit"), "block", "over units (sublayer) that are not those of unit=block"),
+        (("config", "unit"), "block", "unit=block"),
         (("mask", "dropped"), ["c3"], "'c3' names no sub-layer"),
         (("search", "budget"), None, ""),
-        (("search", "budget", "costs"), [1, 2], "its budget is not one of its units"),
+        (("search", "budget", "costs"), [1, 2], "its budget "),
         (("search",), {"k": 3, "ratio": 0.1}, "it lacks 'budget'"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words
     said = outcome(ratio)
     assert words in said
     assert "inf" not in said.replace("inconclusive", "")
-    assert ("the search explains at most 2 percent" in said) == (ratio.high == float("inf"))
+    assert ("at most 2 percent" in said) == (ratio.high == float("inf"))
 
 
 def test_verdicts_finding_and_searches_leave_out_what_holds_by_construction(
@@ -145,7 +145,7 @@ def test_nothing_is_judged_if_all_holds_by_construction(study: StudyData) -> Non
     with pytest.raises(NothingToRead, match="margin, perplexity"):
         _ = study.judged
     said = verdicts.claims(study)
-    assert all(f": {verdicts.OPEN}; there are no finished cells" in text for text in said[1:])
+    assert all(f": {verdicts.OPEN}; " in text and "margin, perplexity" in text for text in said[1:])
     assert page.finding(study).table is None
     with pytest.raises(NothingToRead):
         summary.variance(study)
