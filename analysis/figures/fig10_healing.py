@@ -181,9 +181,10 @@ def _shares(axes: Axes, masks: Sequence[HealedMask]) -> None:
             x, y = lost(one, PRUNED), 100 * share.value
             style.dots(axes, x, y, (100 * share.low, 100 * share.high), KINDS[kind(one)], upright=True)
     axes.axhline(0, color="0.7", lw=0.8, zorder=0)
-    axes.set_xscale("log")
-    axes.set_xlim(*axes.get_xlim())
-    style.plain_log(axes.xaxis)
+    if any(lost(one, PRUNED) > 0 for one in masks if last in one.states):
+        axes.set_xscale("log")
+        axes.set_xlim(*axes.get_xlim())
+        style.plain_log(axes.xaxis)
     axes.set_xlabel("nats above the unpruned\nmodel before healing")
     axes.set_ylabel(f"% of the lost loss regained\nby {last.label}")
 

@@ -71,9 +71,10 @@ def _lines(axes: Axes, lines: Sequence[SearchLine], objective: str) -> None:
 
 
 def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
-    axes.set_yscale("log")
-    axes.autoscale_view()
-    style.plain_log(axes.yaxis)
+    if axes.lines:  # an empty panel has no axes
+        axes.set_yscale("log")
+        axes.autoscale_view()
+        style.plain_log(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y", color="0.94", lw=0.6)
     axes.set_axisbelow(True)
