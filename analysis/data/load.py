@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 # `unit` is block, sublayer, attention or mlp. If units are counted, `cost` and `budget` are None. Otherwise `ratio`
 # is a share of the `cost`, and `k` is that share in whole blocks. `draw` is the seed of the calibration draw.
 # `dropped` has unit numbers, as in `Mask`. `compensation` is what replaces removed units: none, magnitude
-# or linear. `healing` has the settings with which the cell's mask was last
-# healed. `damage` says what is wrong with the cell's result.json.
+# or linear. `healing` has the settings with which the cell's mask was last healed. `damage` says what is wrong
+# with the cell's result.json.
 COLUMNS = (
     "cell", "status", "model", "n_blocks", "unit", "n_units", "objective", "calibration", "samples", "length", "draw",
     "algo", "k", "ratio", "cost", "budget", "compensation", "seed", "protect_first", "protect_last", "dropped",

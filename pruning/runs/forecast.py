@@ -200,10 +200,10 @@ def decided(
         searching = found.get("search", 0.0) + found.get("repair", 0.0)
         fixed = sum(found.values()) - searching - found.get("healing", 0.0)
         left = max(0.0, 60 * minutes - fixed)
-        if searching <= (1.0 if training is None else SEARCHED) * left:
+        # With the fewest samples, the search may take the time of the training, too.
+        share = SEARCHED if training is not None and number >= 2 * FEWEST else 1.0
+        if searching <= share * left:
             break
-        if number < 2 * FEWEST and searching <= left:
-            break  # no training
         if number < 2 * FEWEST:
             raise InputError(
                 f"minutes={minutes:g} is too short: the search on {samples.count} samples takes about "

@@ -34,7 +34,7 @@ CASES: list[tuple[str, list[str], str]] = [
     ("", ["+racing.foo=1"], "racing has no setting 'foo'. Its settings: delta"),
     ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
     ("", ["algos=greedy"], "'algos'. Did you mean algo? Available: algo, budget, calibration"),
-    ("", ["launcher.requeues=-1"], "launcher=slurm"),
+    ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm"),
     ("", ["algo=genetic", "algo.width=2"], "algo=genetic has no setting 'width'"),
     ("-m", ["algo=a,b"], "unknown algo 'a'"),
     ("", ["algo=null"], "unknown algo 'null'. Available: annealing"),
