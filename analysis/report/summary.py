@@ -115,7 +115,7 @@ def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
     by_reason: dict[str, list[str]] = {}
     for what, why in found:
         by_reason.setdefault(why, []).append(what)
-    return say("refusals", lacking=[(listed(what), why) for why, what in by_reason.items()])[0]
+    return say("refusals", lacking=[(listed(what), why.rstrip(".")) for why, what in by_reason.items()])[0]
 
 
 def compared(m: StudyData) -> bool:

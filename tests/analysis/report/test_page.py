@@ -16,8 +16,13 @@ import pytest
 
 from analysis.data.load import load
 from analysis.data.study import AskedStudy
+from analysis.report import models_page
 from analysis.report import page as report_page
+from pruning.core.model_table import ModelRow, ModelTable
+from pruning.core.records import SpreadRecord
 from tests.helpers.analysis_grid import ONE, SMALL, write
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 class ParsedPage(HTMLParser):
@@ -116,6 +121,60 @@ def test_a_study_of_one_cell_has_a_page(metrics: tuple[str, ...], tmp_path: Path
     text = report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text(encoding="utf-8")
     assert "drawing failed" not in text
     assert 'id="refused"' in text
+
+
+def check_golden(name: str, text: str) -> None:
+    """The page without pictures, style and script; if a change is meant, delete the file and run the test twice."""
+    found = re.sub(
+        r"(?<=[\"'])data:[^\"']*|(?s:(?<=<style>).*?(?=</style>)|(?<=<script>).*?(?=</script>))", "", text
+    )
+    path = GOLDEN / name
+    if not path.exists():
+        path.write_text(found, encoding="utf-8")
+        pytest.fail(f"{path} was written")
+    assert found == path.read_text(encoding="utf-8")
+
+
+def test_the_page_of_one_cell_is_that_of_the_golden_file(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    check_golden(
+        "one.html", report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text("utf-8")
+    )
+
+
+def test_the_page_of_models_is_that_of_the_golden_file(tmp_path: Path) -> None:
+    spread: SpreadRecord = {"median": 20.0, "low": 19.0, "high": 21.0}
+    first = ModelRow(
+        name="dense",
+        place="DIR",
+        revision="0123456789abcdef",
+        dtype="float32",
+        metrics={"ppl/novel": 40.0, "ppl/novel/stderr": 2.0, "acc/heldout": 0.5, "acc/heldout/stderr": 0.05},
+        changes={},
+        bits={"ppl/novel": {"value": 1.2, "error": 0.02}},
+        prefill=spread,
+        decode=spread,
+        parameters=1_000_000,
+        disk=2_000_000,
+        memory=None,
+        other_tokens=[],
+    )
+    other = replace(
+        first,
+        name="<smaller>",
+        changes={
+            "acc/heldout": {"difference": -5.0, "error": 3.0, "text": "-5.0 ± 3.0 points (within error)"}
+        },
+        bits={"ppl/novel": {"value": 1.3, "error": 0.02, "difference": 0.1, "difference_error": 0.01}},
+        disk=1_000_000,
+        other_tokens=["ppl/novel"],
+    )
+    ModelTable([first, other], {"samples": 32}, {"device": "a processor", "prompt": 256}, ["A note."]).write(
+        tmp_path
+    )
+    text = models_page.write(tmp_path).read_text("utf-8")
+    assert "<smaller>" not in text
+    check_golden("models.html", text)
 
 
 def test_a_figure_that_fails_does_not_stop_the_page(
