@@ -48,15 +48,21 @@ RACED = 0.5  # the mean fraction of the samples on which a race scores a mask (b
 MAPS = 0.5  # the mean number of passes over the samples, per removed unit, that fitting a repair's maps takes
 LOADS = 4  # the time of an export, as a multiple of the time to load the model
 TRAINED = 20  # bytes per trained parameter: copy, gradient, two moments, best values (docs/healing.md)
+SAVED = 16  # bytes of a checkpoint per trained parameter: all of these without the gradient
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The seconds for each part of the work, and the bytes of memory that are needed and available."""
+    """The seconds for each part of the work, the bytes of memory needed and available, and those of disk needed.
+
+    `trunk` are the bytes on disk that stay only so that a longer training can continue.
+    """
 
     parts: Mapping[str, float]
     memory: int
     available: int
+    disk: int = 0
+    trunk: int = 0
 
 
 class Machine:
@@ -109,7 +115,8 @@ class Machine:
         if weights > self.free:
             return TrainingRates(0.0, 0.0, weights)
         seconds, tokens = _training(module, self.rows, heal)
-        return TrainingRates(self.kept * seconds, self.kept * tokens, weights)
+        checkpoint = int(self.kept * SAVED * trained)
+        return TrainingRates(self.kept * seconds, self.kept * tokens, weights, checkpoint)
 
     def forecast(self, prepared: Prepared, training: TrainingRates | None, speed: Speed) -> Forecast:
         """The forecast of a guided cell, without the parts that earlier runs have finished."""
@@ -124,12 +131,16 @@ class Machine:
             count = round((1 - self.kept) * space.n_units)
             parts["repair"] = repairs * MAPS * count * tokens * self.blocks
         measured = 0 if done is not None else 3 if repairs else 2
-        extra = 0
+        extra = checkpoints = trunk = 0
         if prepared.text is not None and training is not None:
             extra = training.memory(cell.heal.micro_tokens)
             if done is None or not same_settings(done["config"].get("heal"), cell.config["heal"]):
                 parts["healing"] = _healing(cell.heal, training, self.kept * self.dense)
                 measured += 1
+                # Each trial of a rate keeps its state. The training keeps its trunk, and the last checkpoint
+                # until the next one is written.
+                trunk = training.checkpoint
+                checkpoints = trunk * max(3, len(cell.heal.rates) + 1)
         rows = [row for data in prepared.data.values() if isinstance(data, Samples) for row in data.rows]
         parts["evaluation"] = measured * self.dense * _tokens(rows)
         if done is None or "speed" not in done["evaluation"]:
@@ -147,7 +158,9 @@ class Machine:
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
         extra = max(extra, states, 2 * weights)
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
-        return Forecast(left_over, self.used + extra, self.used + self.free)
+        # The healed weights and the export have at most the size of the dense model each.
+        disk = checkpoints + weights * (1 + ("healing" in parts))
+        return Forecast(left_over, self.used + extra, self.used + self.free, disk, trunk)
 
 
 # Decide from the free memory how a cell is trained, and from the minutes how many samples and tokens it uses.
@@ -295,11 +308,12 @@ QUICK = 1.0  # seconds: if one sample takes less, more are timed, because tokens
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Seconds and bytes per token of a training pass, and the bytes of weights, gradients and optimizer."""
+    """Seconds and bytes per token of a training pass; bytes of weights, gradients and optimizer; of a checkpoint."""
 
     seconds: float
     token_bytes: float
     weights: int
+    checkpoint: int = 0
 
     def memory(self, tokens: int) -> int:
         """The bytes that training needs if `tokens` tokens are processed at once."""

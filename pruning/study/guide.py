@@ -13,7 +13,7 @@ from pruning.config.app import build_option
 from pruning.config.compose import recorded_cell
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.records import SMALLER, DoneResult, kind_of, metrics_among
-from pruning.core.storage import digest, read_json, write_json
+from pruning.core.storage import check_writable, digest, read_json, write_json
 from pruning.core.units import bytes_text, duration_text, rate_text
 from pruning.evaluation.change import changes
 from pruning.export.model_card import number
@@ -80,9 +80,13 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         prepared = prepare(cell) if said else prepared
     found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
+    written = sum(path.stat().st_size for path in cell.folder.rglob("*") if path.is_file())
+    check_writable(cell.results, found.disk - written)
+    later = f", {bytes_text(found.trunk)} of it only for a longer training later" if found.trunk else ""
     say(
         f"takes    about {duration_text(sum(found.parts.values()))} on {machine()}: {parts}\n"
         f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
+        f"disk     about {bytes_text(found.disk)}{later}\n"
         + "".join(f"decided  {line}\n" for line in said)
         + f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."
@@ -115,10 +119,14 @@ def say_result(result: DoneResult, results: Path) -> None:
 
 
 def say_where(cell: Cell) -> None:
-    """Print the paths of the model's card and of its cell, and the command that shows the results."""
+    """Print the paths of the model's card and of its cell, what may be deleted, and how to look."""
     assert cell.export is not None
-    look = f"depth-pruning ui {cell.results}"
-    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}\nlook    {look}")
+    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}")
+    if size := sum(path.stat().st_size for path in cell.folder.glob("healed/trunk-*/*")):
+        say(
+            f"        {cell.folder / 'healed'}/trunk-* ({bytes_text(size)}) is needed only for a longer training"
+        )
+    say(f"look    depth-pruning ui {cell.results}")
 
 
 def timed(cell: Cell, done: DoneResult) -> DoneResult:

@@ -32,7 +32,7 @@ def parts(ended: Ended) -> set[str]:
 
 
 def test_the_training_counts_unless_it_is_the_one_that_is_done(
-    launch: Command, monkeypatch: pytest.MonkeyPatch
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guide, "SPEED", QUICK)
     heal = (*SEARCH, "heal=full", *SHORT)
@@ -41,6 +41,11 @@ def test_the_training_counts_unless_it_is_the_one_that_is_done(
     assert parts(done) == {"speed", "export"}
     longer = launch(*heal, "heal.tokens=4096", "guide=true")
     assert parts(longer) == {"healing", "evaluation", "export"}
+    kept = re.search(r"disk +about .+, ([\d.]+) MB of it only", longer.out)
+    assert kept, longer.out
+    # Each of the two budgets has left its state; torch's file has some KB beside the tensors.
+    sizes = [path.stat().st_size / 1e6 for path in tmp_path.rglob("trunk-*/*")]
+    assert sizes == [pytest.approx(float(kept[1]), rel=0.2)] * 2
 
 
 # -- what is decided ---------------------------------------------------------------------------------------------
