@@ -6,6 +6,7 @@ The texts are templates (`*.jinja`); this module has the facts and functions tha
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.config.app import launch_words
-from pruning.core import records
+from pruning.core import VERSION, records
 from pruning.core.mask import Mask, unit_noun
 from pruning.core.records import CLASS, DoneResult, HealRecord
 from pruning.core.units import bytes_text, rate_text
@@ -189,7 +190,18 @@ def unmeasured(result: DoneResult | None) -> str:
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
 
 
-# The commands that reproduce an export.
+# The commands that reproduce an export, and the program that they belong to.
+
+
+def program() -> str:
+    """The program's name and version, as a link to its home page if the installed package names one."""
+    named = f"depth-pruning {VERSION}"
+    try:
+        urls = importlib.metadata.metadata("depth-pruning").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:  # it runs from a checkout that is not installed
+        return named
+    labelled = dict(url.split(", ", 1) for url in urls)
+    return f"[{named}]({labelled['Homepage']})" if "Homepage" in labelled else named
 
 
 def _commands(wanted: Request) -> Iterator[str]:
@@ -241,6 +253,7 @@ def _templates() -> Any:
         "mask_of": Mask.from_json,
         "measured": measured,
         "number": number,
+        "program": program,
         "settings_of": settings_of,
         "unmeasured": unmeasured,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pruning.config.app import launch_words
+from pruning.core import VERSION
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
 from pruning.export.checkpoint import ModelSizes
@@ -139,7 +141,9 @@ FILES: dict[str, dict[str, Any]] = {
 def test_the_texts_are_those_of_the_golden_files(case: str) -> None:
     facts = replace(FACTS, **(CASES | FILES)[case])
     texts = [model_card(facts), summary(facts, Path("out")) + "\n"]
-    assert "\n======\n".join(texts) == (CARDS / f"{case}.md").read_text(encoding="utf-8")
+    assert "\n======\n".join(texts).replace(VERSION, "VERSION") == (CARDS / f"{case}.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_card_is_one_that_the_hub_reads() -> None:
@@ -150,6 +154,14 @@ def test_the_card_is_one_that_the_hub_reads() -> None:
     assert values == {"ppl/heldout": 40.38, "acc/heldout": 0.49, "speed/decode": 100.0}
     without = ModelCard(model_card(replace(FACTS, result=None, base="folder"))).data
     assert (without.base_model, without.eval_results) == (None, None), "a directory is not a hub name"
+
+
+def test_the_card_links_to_the_page_that_the_package_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = Message()
+    named["Project-URL"] = "Changelog, https://a.example/changes"
+    named["Project-URL"] = "Homepage, https://a.example"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: named)
+    assert f"Made with [depth-pruning {VERSION}](https://a.example). Source" in model_card(FACTS)
 
 
 def test_licences_are_passed_on() -> None:
