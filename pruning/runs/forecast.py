@@ -235,8 +235,9 @@ def decided(
         halved = parts(with_settings(cell, "heal", replace(heal, tokens=half)), samples).get("healing", 0.0)
         each = (healing - halved) / (heal.tokens - half)
         most = int(heal.tokens - (healing - (60 * minutes - fixed - searching)) / each) // step * step
-        if most < heal_settings.TRIAL_STEPS * step:
-            said.append("no training, for which no time is left")
+        if most < (least := heal_settings.TRIAL_STEPS * step):
+            needed = fixed + searching + healing - (heal.tokens - least) * each
+            said.append(f"no training, which needs about minutes={math.ceil(needed / 60)}")
             return with_settings(cell, "heal", heal_settings.NoHealing(), "none"), None, said
         if most < heal.tokens:
             said.append(f"training on {most:,} tokens instead of {heal.tokens:,}")

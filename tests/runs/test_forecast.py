@@ -142,8 +142,10 @@ def test_search_training_and_evaluation_are_chosen_to_fit_the_minutes(
 def test_too_few_minutes_are_refused_with_the_least_number(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"minutes=1 .*minutes=2 .*algo=one_shot"):
         decide(tmp_path, 5000, 1.0)
-    chosen, training, _ = decide(tmp_path, 5000, 2.0)
+    chosen, training, said = decide(tmp_path, 5000, 2.0)
     assert chosen.calibration.samples == 8
     assert (type(chosen.heal), training) == (NoHealing, None), (
         "a search that fits is not given up for training"
     )
+    assert "minutes=3" in said[-1], "15 s of evaluation, 80 s of search, 30 + 16 s of training"
+    assert decide(tmp_path, 5000, 3.0)[1] is not None
