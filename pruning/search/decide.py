@@ -519,7 +519,8 @@ def certainty(found: MarginsRecord) -> str:
     near = found.get("near_ties", {"open": 0})["open"]
     return (
         f"runner-up {' '.join(map(str, second['dropped']))} at {second['difference']:+.4f} "
-        f"{plus_minus(second['standard_error'])}, {found['tied']} of {found['compared']} compared masks not significantly worse"
+        f"{plus_minus(second['standard_error'])}, "
+        f"{found['tied']} of {found['compared']} compared masks not significantly worse"
         + (f", {near} choices closer than the rounding" if near else "")
     )
 
