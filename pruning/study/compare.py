@@ -284,8 +284,8 @@ def _row(own: MeasuredModel, first: MeasuredModel) -> ModelRow:
         prefill=run["pruned"]["prefill_per_second"],
         decode=run["pruned"]["decode_per_second"],
         parameters=sizes["pruned"]["parameters"],
-        # For a dense model, `pruned` equals `dense`.
-        disk=round(_stored_bytes(model) * sizes["pruned"]["bytes"] / sizes["dense"]["bytes"]),
+        # For a cell, the bytes of an export. A packaged model is kept in a form of its own, which says nothing.
+        disk=sizes["pruned"]["bytes"] if one.done or model.source == "packaged" else _stored_bytes(model),
         memory=run["pruned"]["peak_memory"],
         other_tokens=[*one.others],
     )
@@ -311,7 +311,7 @@ def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
             "cannot be compared; bits per byte of the same text can."
         )
     if cells := [one.name for one in models if one.done is not None]:
-        yield f"{', '.join(cells)}: on disk, about as many bytes as an export would have."
+        yield f"{', '.join(cells)}: on disk, the bytes of the weights that an export would write."
     if any(one.cell.model.is_gguf for one in models):
         yield "A GGUF file is measured with expanded weights. llama.cpp has other speeds and needs less memory."
 
