@@ -89,7 +89,7 @@ def _products(module: Any, settings: Training) -> float:
     head = text.vocab_size * text.hidden_size
     kept, passes = len(MASK.kept), 2 if settings.adapter else 3
     teacher = (MASK.n_blocks * block + head) if settings.losses.kl else 0
-    return 2.0 * (passes * kept * block + 2 * head + teacher)
+    return 2 * float(passes * kept * block + 2 * head + teacher)
 
 
 def ours(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
@@ -118,10 +118,11 @@ def plain(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
     kept = [block for number, block in enumerate(blocks.modules) if number in MASK.kept]
     module.model.layers = torch.nn.ModuleList(kept)
     for number, block in enumerate(kept):
-        block.self_attn.layer_idx = number
+        attention: Any = block.self_attn
+        attention.layer_idx = number
     module.config.num_hidden_layers = len(kept)
     tuned = get_peft_model(module, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
-    optimizer = torch.optim.AdamW([w for w in tuned.parameters() if w.requires_grad], lr=settings.lr)
+    optimizer = torch.optim.AdamW([w for w in tuned.parameters() if w.requires_grad], lr=1e-4)
     tuned.train()
 
     def step(number: int) -> float:
