@@ -5,11 +5,14 @@ The figure shows the quality of each model against its speed, and against its by
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
 from pruning.core.model_table import ModelTable
 from pruning.core.records import kind_of, label_of, leaves, metrics_among
@@ -73,6 +76,9 @@ def drawing(table: ModelTable) -> Drawing:
     left.hlines(frame["quality"], frame["decode_low"], frame["decode_high"], color=GREY, lw=0.8)
     _panel(right, frame, "megabytes", "megabytes on disk", ("left", "top" if high else "bottom"))
     left.set_ylabel(f"{metric.partition('/')[2]} {label_of(metric) if high else 'bits per byte'}")
+    figure.draw_without_rendering()  # places the axes
+    for axes, across in ((left, "decode_median"), (right, "megabytes")):
+        _name(axes, frame["model"], frame[across], frame["quality"])
     return Drawing(figure, frame)
 
 
@@ -81,18 +87,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tup
     x, y, half = frame[across], frame["quality"], 2 * frame["error"].astype(float).fillna(0.0)
     axes.set_xscale("log")
     style.dots(axes, x, y, (y - half, y + half), style.colour("perplexity"), upright=True)
-    low, high = float(x.min()), float(x.max())
-    axes.set(xlim=(low / 1.5, high * 1.5), xlabel=label)
+    axes.set(xlim=(float(x.min()) / 1.5, float(x.max()) * 1.5), xlabel=label)
     axes.margins(y=0.25)
-    for name, place, value in zip(frame["model"], x, y, strict=True):
-        left = place**2 > low * high  # names are on the side where the panel has room
-        near: dict[str, Any] = {
-            "xytext": (-5 if left else 5, 4),
-            "textcoords": "offset points",
-            "in_layout": False,
-        }
-        near |= {"ha": "right" if left else "left", "color": INK, "fontsize": style.SMALL}
-        axes.annotate(name, (place, value), **near)
     at = (float(better[0] == "right"), float(better[1] == "top"))
     axes.plot(*at, "s", ms=9, color=GREY, alpha=0.5, transform=axes.transAxes)
     inside: dict[str, Any] = {
@@ -101,3 +97,41 @@ def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tup
     }
     axes.annotate("better", at, xycoords="axes fraction", ha=better[0], va=better[1], color=GREY, **inside)
     style.plain_log(axes.xaxis)
+
+
+# Names beside points. Where names would overlap, some stand farther away, with a line to their point.
+
+DISTANCES = (5, 12, 20, 30, 42, 56, 72)  # points
+SIDES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
+
+
+def _name(axes: Axes, names: Iterable[str], across: Iterable[float], up: Iterable[float]) -> None:
+    """Write each name at the nearest place where it covers neither a point nor another name."""
+    places = [(float(x), float(y)) for x, y in zip(across, up, strict=True)]
+    dots = [Bbox.from_extents(*(at - 4), *(at + 4)) for at in axes.transData.transform(places)]
+    taken, inside = [*dots], axes.get_window_extent()
+    for name, place in zip(names, places, strict=True):
+        for distance, (dx, dy) in product(DISTANCES, SIDES):
+            text = axes.annotate(
+                name,
+                place,
+                xytext=(dx * distance, dy * distance),
+                textcoords="offset points",
+                ha=("right", "center", "left")[dx + 1],
+                va="center",
+                color=INK,
+                fontsize=style.SMALL,
+                in_layout=False,
+            )
+            box = text.get_window_extent()
+            fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+            if fits and not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            continue  # the table has it
+        taken.append(box)
+        if distance > DISTANCES[0]:
+            end = (text.xyann[0] * 0.9, text.xyann[1] * 0.9)
+            line = {"arrowstyle": "-", "color": GREY, "lw": 0.4, "shrinkA": 0, "shrinkB": 2}
+            axes.annotate("", place, xytext=end, textcoords="offset points", arrowprops=line)

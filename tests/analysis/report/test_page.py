@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -142,25 +143,27 @@ def test_the_page_of_one_cell_is_that_of_the_golden_file(tmp_path: Path) -> None
     )
 
 
+SPREAD: SpreadRecord = {"median": 20.0, "low": 19.0, "high": 21.0}
+DENSE = ModelRow(
+    name="dense",
+    place="DIR",
+    revision="0123456789abcdef",
+    dtype="float32",
+    metrics={"ppl/novel": 40.0, "ppl/novel/stderr": 2.0, "acc/heldout": 0.5, "acc/heldout/stderr": 0.05},
+    changes={},
+    bits={"ppl/novel": {"value": 1.2, "error": 0.02}},
+    prefill=SPREAD,
+    decode=SPREAD,
+    parameters=1_000_000,
+    disk=2_000_000,
+    memory=None,
+    other_tokens=[],
+)
+
+
 def test_the_page_of_models_is_that_of_the_golden_file(tmp_path: Path) -> None:
-    spread: SpreadRecord = {"median": 20.0, "low": 19.0, "high": 21.0}
-    first = ModelRow(
-        name="dense",
-        place="DIR",
-        revision="0123456789abcdef",
-        dtype="float32",
-        metrics={"ppl/novel": 40.0, "ppl/novel/stderr": 2.0, "acc/heldout": 0.5, "acc/heldout/stderr": 0.05},
-        changes={},
-        bits={"ppl/novel": {"value": 1.2, "error": 0.02}},
-        prefill=spread,
-        decode=spread,
-        parameters=1_000_000,
-        disk=2_000_000,
-        memory=None,
-        other_tokens=[],
-    )
     other = replace(
-        first,
+        DENSE,
         name="<smaller>",
         changes={
             "acc/heldout": {"difference": -5.0, "error": 3.0, "text": "-5.0 ± 3.0 points (within error)"}
@@ -169,12 +172,20 @@ def test_the_page_of_models_is_that_of_the_golden_file(tmp_path: Path) -> None:
         disk=1_000_000,
         other_tokens=["ppl/novel"],
     )
-    ModelTable([first, other], {"samples": 32}, {"device": "a processor", "prompt": 256}, ["A note."]).write(
-        tmp_path
-    )
+    table = ModelTable([DENSE, other], {"samples": 32}, {"device": "a processor", "prompt": 256}, ["A note."])
+    table.write(tmp_path)
     text = models_page.write(tmp_path).read_text("utf-8")
     assert "<smaller>" not in text
     check_golden("models.html", text)
+
+
+def test_names_of_models_at_one_point_do_not_overlap() -> None:
+    rows = [replace(DENSE, name=f"a model with number {number}") for number in range(8)]
+    figure = models_page.drawing(ModelTable(rows, {}, {}, [])).figure
+    for axes in figure.axes:
+        names = [text.get_window_extent() for text in axes.texts if text.get_text().startswith("a model")]
+        assert len(names) == len(rows)
+        assert not any(one.overlaps(other) for one, other in combinations(names, 2))
 
 
 def test_a_figure_that_fails_does_not_stop_the_page(
