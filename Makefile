@@ -171,6 +171,7 @@ paper-check: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.whole
+	$(BIN)/python -m benchmarks.healing
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks.run import CPU, SMOLLM2, device_name, matmul_peak
 from benchmarks.whole import python
 from pruning.core import storage
 from pruning.core.mask import Mask
+from pruning.core.terminal import keep_pages
 from pruning.healing.heal_settings import Distill, Full, Lora, Training
 from pruning.healing.loop import Trainer, add_adapters, smaller_model
 from pruning.healing.training_text import draw_text
@@ -62,7 +64,9 @@ def alone(way: str) -> dict[str, float]:
     """The CPU seconds of a step, its ratio to its products at peak, the peak memory in GB, and the last loss."""
     torch.set_num_threads(1)
     settings = WAYS[way]
-    model = SMOLLM2.load()
+    if way != PEFT:
+        keep_pages()  # as the program's commands do
+    model = replace(SMOLLM2, products="native" if way == PEFT else SMOLLM2.products).load()
     text = draw_text(settings, SMOLLM2.tokenizer)
     step = plain(model, settings, text) if way == PEFT else ours(model, settings, text)
     step(0)

@@ -107,6 +107,23 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
         yield line
 
 
+def steps() -> str:
+    """The steps of each kind of training on each machine, and how much faster they are than the plain loop."""
+    rows = []
+    for device, group in groupby(benchmark("healing"), key=lambda row: str(row["device"])):
+        plain, *others = group
+        for row in (plain, *others):
+            ratio = f"{plain['cpu_seconds'] / row['cpu_seconds']:.2f}x" if "lora" in row["way"] else DASH
+            measured = (
+                f"{row['cpu_seconds']:.1f}",
+                ratio,
+                f"{row['at_peak']:.2f}",
+                f"{row['memory_gb']:.1f} GB",
+            )
+            rows.append([row["way"], *measured, device])
+    return table(["training", "CPU s a step", "plain loop / this", "at peak", "peak memory", "machine"], rows)
+
+
 def whole() -> str:
     """The CPU seconds of the script and of each way to run the command, and their ratios, by size and machine."""
     rows: dict[tuple[str, str], list[str]] = {}
@@ -257,7 +274,7 @@ def fifteen() -> str:
 
 
 PAGES: Mapping[str, Tables] = {
-    "benchmarks.md": {"engine": engine, "whole": whole},
+    "benchmarks.md": {"engine": engine, "whole": whole, "steps": steps},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "studies.md": {
         "moved": moved,
