@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
+from pruning.calibration.items import EMBEDDED as ITEMS
+from pruning.calibration.sources import PARTED
 from pruning.config.app import launch_words
 from pruning.core import VERSION, records
 from pruning.core.mask import Mask, unit_noun
@@ -185,6 +187,16 @@ def number(name: str, values: Mapping[str, Any]) -> str:
     return f"{value:,.{decimals}f}" + (f" ± {error:,.{decimals}f}" if isinstance(error, float) else "")
 
 
+def related(result: DoneResult, healed: HealRecord | None) -> list[str]:
+    """The metrics whose data are another part of a source that calibration or training used, as code."""
+    used = {*result["calibration"]["source"].split(" + "), *([healed["source"]] if healed else ())}
+    if "embedded" in used:
+        used |= set(PARTED)
+    how = result["evaluation"].get("how", {})
+    own = used & {*PARTED, ITEMS}  # of a file or a data set, these words do not say which one
+    return [f"`{name}`" for name in how if how[name].get("source") in own]
+
+
 def unmeasured(result: DoneResult | None) -> str:
     """The reason why a result has no metrics."""
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
@@ -254,6 +266,7 @@ def _templates() -> Any:
         "measured": measured,
         "number": number,
         "program": program,
+        "related": related,
         "settings_of": settings_of,
         "unmeasured": unmeasured,
     }
