@@ -5,13 +5,14 @@ The figure shows the quality of each model against its speed, and against its by
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from pruning.core.model_table import ModelTable
@@ -55,8 +56,15 @@ def write(folder: Path) -> Path:
 
 
 def drawing(table: ModelTable) -> Drawing:
-    """Two panels with a point per model: its bits per byte of the first text or, without texts, accuracy."""
-    first = table.rows[0]
+    """Two panels with a point per model."""
+    note = f"upright: 95 % intervals of the difference to {table.rows[0].name}; level: quartiles of the speed"
+    figure, (pair,) = style.page(1, 2, 3.2, TITLE, note)
+    return Drawing(figure, draw(pair, table))
+
+
+def draw(pair: Sequence[Axes], table: ModelTable) -> pd.DataFrame:
+    """Draw bits per byte of the first text or, without texts, accuracy, over speed and over bytes on disk."""
+    first, (left, right) = table.rows[0], pair
     others = [metric for metric in metrics_among(first.metrics) if kind_of(metric) != "ppl"]
     metric = next(iter(first.bits), None) or others[0]
     rows = []
@@ -69,17 +77,15 @@ def drawing(table: ModelTable) -> Drawing:
         numbers = {"model": row.name, "quality": value, "error": error, "megabytes": row.disk / 1e6}
         rows.append(numbers | {f"decode_{end}": row.decode[end] for end in ("median", "low", "high")})
     frame = pd.DataFrame(rows)
-    note = f"upright: 95 % intervals of the difference to {first.name}; level: quartiles of the speed"
-    figure, ((left, right),) = style.page(1, 2, 3.2, TITLE, note)
     high = metric not in first.bits  # whether a high value is better
     _panel(left, frame, "decode_median", "new tokens per second", ("right", "top" if high else "bottom"))
     left.hlines(frame["quality"], frame["decode_low"], frame["decode_high"], color=GREY, lw=0.8)
     _panel(right, frame, "megabytes", "megabytes on disk", ("left", "top" if high else "bottom"))
     left.set_ylabel(f"{metric.partition('/')[2]} {label_of(metric) if high else 'bits per byte'}")
-    figure.draw_without_rendering()  # places the axes
+    cast(Figure, left.figure).draw_without_rendering()  # places the axes
     for axes, across in ((left, "decode_median"), (right, "megabytes")):
         _name(axes, frame["model"], frame[across], frame["quality"])
-    return Drawing(figure, frame)
+    return frame
 
 
 def _panel(axes: Axes, frame: pd.DataFrame, across: str, label: str, better: tuple[str, str]) -> None:
