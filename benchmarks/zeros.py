@@ -29,8 +29,8 @@ def main() -> None:
     ids = [json.loads(line)["input_ids"] for line in Path(windows).read_text(encoding="utf-8").splitlines()]
     sparsity, structure = PATTERNS[pattern]
     recipe = METHODS[method](sparsity=sparsity, mask_structure=structure, targets=[BLOCKS])
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     rows = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
     oneshot(
         model=model,
