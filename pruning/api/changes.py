@@ -44,7 +44,8 @@ def heal_mask(
 ) -> PrunableModel:
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
-    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
+    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. With a mask
+    that removes nothing, the dense model is trained: the control for what training alone gains. `how` is an
     option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as `lr=1e-4`. Without `lr`,
     short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With
     a folder, repeating a stopped call continues it; calls for other masks and weights can share the folder.

@@ -396,13 +396,13 @@ class SmallerModel:
 def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None) -> SmallerModel:
     """A copy of a model without the units of a mask; the maps of `repair` are folded into its weights.
 
-    Raises InputError if nothing or everything is removed, or if weights are on disk, and the errors of
+    Raises InputError if everything is removed, or if weights are on disk, and the errors of
     `smaller_config`.
     """
     module = model.module
     numbers = tuple(i for i in range(mask.n_blocks) if i not in mask.gone)
-    if not mask.dropped or not numbers:
-        raise InputError(f"{mask} are removed, so there is nothing to heal: give a mask that removes some.")
+    if not numbers:
+        raise InputError(f"{mask} are removed, so there is nothing to heal: give a mask that keeps some.")
     if any(weight.device.type == "meta" for weight in module.parameters()):
         raise InputError("the model does not fit into memory, so it cannot be trained: use a larger machine.")
     inside = {id(weight) for block in find_blocks(module).modules for weight in block.parameters()}
