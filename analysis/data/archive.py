@@ -1,4 +1,4 @@
-"""Pack studies into one archive, from which figures can be drawn and another machine can resume.
+"""Pack studies into one archive, to draw figures from or to resume on another machine.
 
 depth-pruning archive pack results small small.tar.xz       pack the files of cells, searches and measurements
 depth-pruning archive pack results one,two both.tar.xz      several studies; files that they share are packed once
@@ -6,7 +6,7 @@ depth-pruning archive unpack small.tar.xz results           unpack; existing fil
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs,
 the tracker's store, figures, healed weights, lm-eval's own files, and files that only other studies use. In a
-finished cell's journal, terms of full scores keep about six digits, and partial scores keep no terms. The
+finished cell's journal, a score's loss per sample keeps about six digits, and partial scores keep none. The
 archive has the exact samples, so every loss of a search can be recomputed.
 """
 
@@ -166,7 +166,7 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
 def _portable(path: Path, results: Path) -> bytes:
     """The content of a file, with the word results in place of the results folder's private, absolute path.
 
-    A record that is changed gets a new seal. Raises DamagedError if its old seal does not match its content.
+    A changed record gets a new seal. Raises DamagedError if its old seal does not match its content.
     """
     content = path.read_bytes()
     if path.name == scoring.NAME and (path.parent / NAME).exists():
@@ -187,7 +187,7 @@ def _shorter(line: bytes) -> bytes:
 
 
 def _short(score: dict[str, Any]) -> dict[str, Any]:
-    """A score whose terms have no more digits than its loss needs; a partial score without its terms."""
+    """A score whose losses per sample have no more digits than its loss needs; none for a partial score."""
     loss, terms = score["loss"], score["samples"]
     if "of" in score:
         return score | {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
@@ -273,7 +273,7 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
 def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Move each file to its place unless a file is there already; return the number of new files.
 
-    A result marks its cell as finished, so results follow the cells' other files. Lists of studies are last.
+    A result marks its cell as finished, so results are moved after the cells' other files. Lists of studies are last.
     """
     new, kept = 0, []
     for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):

@@ -218,7 +218,7 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
 
 
 def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | None:
-    """The budget of a cell; None if its units are counted. Raises ValueError if mask and settings disagree."""
+    """A cell's budget; None if it removes a number of units. Raises ValueError if mask and settings disagree."""
     if mask.unit != removal.mask_unit:
         raise ValueError(f"its mask is over units ({mask.unit}) that are not those of unit={removal.unit}")
     if removal.counted:
@@ -267,7 +267,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in `names` for cells without a usable result: the value that all others share, or `unknown`."""
+    """Fill in `names` for cells without a usable result: the value that all other cells share, or `unknown`."""
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, names].drop_duplicates()
     values = known.iloc[0].tolist() if len(known) == 1 else unknown
@@ -279,7 +279,7 @@ def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.Dat
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k of unfinished cells: the ratio times the model's number of blocks, if any cell records it."""
+    """Fill in k of unfinished cells: the ratio times the model's number of blocks, if some cell has that number."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
     # Rounded as in pruning.core.mask, so that a missing cell appears in the same panel as finished ones.
@@ -313,7 +313,7 @@ OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without values on other data than in most cells, for each metric of each model.
+    """For each metric of each model, drop values that were measured on other data than most cells'.
 
     If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to
     digests. It is replaced by `other_data`, which names the metrics of omitted values. Cells without digests

@@ -184,7 +184,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
     `model` omits the compensation, so that all states of a mask are in one stratum. Only healing with the
-    most frequent settings counts, for any tokens and seeds. States are sorted: pruned, repaired, healed.
+    most frequent settings counts, for any number of tokens and any seed. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -205,7 +205,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
-    """The tokens on which each mask was healed with the most frequent settings; 0 if it was not."""
+    """The number of tokens on which the most frequent settings healed each mask; 0 if they did not."""
     settings = column(cells, "healing", None)
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)

@@ -123,7 +123,7 @@ def _draw_all() -> None:
 def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: str = "") -> Path:
     """Write NAME.png, NAME.pdf, NAME.csv and a CSV for each other table of a drawing. Return the path of the PNG.
 
-    The metadata of the pictures have the title and the provenance.
+    The metadata of the images contain the title and the provenance.
     """
     # The files get no date, so that equal results give equal bytes.
     about: dict[str, dict[str, str | None]] = {

@@ -38,7 +38,7 @@ Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """The masks of models and ratios with two or more masks, some repaired or healed (else NothingToRead)."""
+    """Masks by model and ratio, for those with two or more, some repaired or healed (else NothingToRead)."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()
@@ -63,7 +63,7 @@ def kind(one: HealedMask) -> str:
 
 
 def table(masks: Masks) -> pd.DataFrame:
-    """One row for each mask and state: the loss, its perplexity, and the regained share of the loss added by pruning.
+    """One row for each mask and state: loss, perplexity, and how much of the loss added by pruning is regained.
 
     If the windows come from several corpora, the perplexity is a geometric mean over windows.
     """
@@ -91,9 +91,9 @@ def table(masks: Masks) -> pd.DataFrame:
 
 
 def summary(masks: Masks) -> pd.DataFrame:
-    """One row for each model, ratio and state: correlation and spread, with their intervals.
+    """One row for each model, ratio and state: correlation and spread of losses, with intervals.
 
-    Rows are for all masks and, if some masks are far from the best one, also for those near it.
+    If some masks are far from the best one, further rows are for only the masks near it.
     """
     rows = []
     for (model, ratio), some in masks.items():

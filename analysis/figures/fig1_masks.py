@@ -131,7 +131,7 @@ def merged(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _squares(axes: Axes, cells: pd.DataFrame, y: float, hue: str) -> None:
-    """Draw a line of squares, shaded by the share of the cells that remove the unit."""
+    """Draw a line of squares, one for each unit, shaded by the share of the cells that remove it."""
     n_blocks, rows = int(cells["n_blocks"].iloc[0]), 2 if has_sublayers(cells) else 1
     units = np.arange(n_blocks * rows)
     shares = np.mean([np.isin(units, mask) for mask in cells["dropped"]], axis=0)

@@ -93,7 +93,7 @@ def _panel(axes: Axes, panel: pd.DataFrame) -> None:
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or a note.
 
-    Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
+    Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all others.
     `searches` counts the panel's algorithms; `distinct` counts those with equal masks in every draw as one.
     """
     cells = done(frame)

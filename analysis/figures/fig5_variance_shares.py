@@ -33,7 +33,7 @@ Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
-    """The known ratios of each outcome: calibration : search, and objective : search."""
+    """The ratios of each outcome, if known: calibration : search, and objective : search."""
     found = {}
     for label, one in by_outcome.items():
         both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
@@ -114,7 +114,7 @@ def is_accuracy(label: str) -> bool:
 def shares_of(
     study: AskedStudy, perplexity: str | None, accuracy: str | None
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome of a study, and one table of all numbers, without the exhaustive search.
+    """Shares of each outcome's variance, and one table of all numbers. Leaves out the exhaustive search.
 
     Perplexity and accuracy are outcomes only if they were measured. The noise of the items is subtracted from the
     sums of squares of an accuracy. If the answers to single items were not kept, this noise would look like an effect
@@ -160,7 +160,7 @@ def shares_of(
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
-    """Shares of variance of ln(calibration perplexity : the dense model's), in the cells pruned for perplexity.
+    """Shares of variance of ln(calibration perplexity : that of the dense model), in cells pruned for perplexity.
 
     Data sets differ in perplexity before anything is removed, so only the rise shows the effect of removal.
     Raises NothingToRead if no cell was pruned for perplexity.

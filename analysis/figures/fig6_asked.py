@@ -84,7 +84,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
 
 
 def verdict(lines: Sequence[SearchLine]) -> str:
-    """A text: the change of perplexity from one-shot's mask to the mask of lowest loss, over draws."""
+    """How much perplexity changes from one-shot's mask to the mask of lowest loss, over draws, as text."""
     steps = [step for line in lines if (step := gain(line)) is not None]
     if not steps:
         return "no gain in own loss" if lines else "not run"

@@ -1,4 +1,4 @@
-"""Figure 9: sub-layers compared with whole blocks, if the same share of the parameters is removed.
+"""Figure 9: masks of sub-layers against masks of whole blocks that remove the same share of the parameters.
 
 Each point is exp of the mean difference of two masks' losses over the same windows, with its 95 % interval.
 """
@@ -34,7 +34,7 @@ SIGN = {"sublayer": "sub-layers", "attention": "attention only", "mlp": "MLPs on
 
 
 def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """One row for each sub-layer cell with exactly one partner over blocks: masks and paired difference.
+    """One row for each sub-layer cell with exactly one partner over blocks: both masks and their paired difference.
 
     Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
     Raises NothingToRead if no such pair has stored losses per window.

@@ -106,7 +106,7 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
 def shown_value(row: pd.Series[Any]) -> str:
     """Mean and spread of a row of `aggregate`: geometric for perplexities, as in `53.2 ± 1.1 (5/6)`.
 
-    If some cells are missing, the counts of finished and of all cells follow; if all are, there is a dash.
+    If some cells are missing, the counts of finished and of all cells follow; if all are missing, the text is a dash.
     """
     count, asked = int(row["cells"]), int(row["asked"])
     if "geometric" in row.index:  # "times or divided by" (Limpert et al. 2001)
@@ -167,7 +167,7 @@ def search_texts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def typeset_search(rows: pd.DataFrame) -> Figure:
-    """Table 3, drawn."""
+    """Draw table 3."""
     note = "means over objectives, calibration data and draws; "
     note += "seconds: each score at the time that it took where it was computed, and the search's own; "
     note += "paid: computed by the cells of this study, as other cells share theirs"

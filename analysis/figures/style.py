@@ -104,7 +104,7 @@ def colour(objective: str) -> str:
 
 
 def ordered(names: Iterable[str], known: Iterable[str] = ORDER) -> list[str]:
-    """Distinct names: first those that are known (by default searches), then the others in alphabetical order."""
+    """Distinct names: first those in `known` (default: the searches), then the others in alphabetical order."""
     distinct = {str(name) for name in names}
     first = [name for name in known if name in distinct]
     return first + sorted(distinct - set(first))
@@ -129,7 +129,7 @@ def rows_of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
 def page(
     rows: int, columns: int, height: float, title: str, note: str = "", **options: Any
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure as wide as a page, with rows of panels. Each row is `height` inches high, with its labels."""
+    """A figure as wide as a page, with rows of panels. Each row is `height` inches high, including labels."""
     text = wrapped(note, 138)
     figure = Figure(figsize=(PAGE, 0.3 + rows * height + 0.13 * (text.count("\n") + 1)), layout="constrained")
     figure.suptitle(wrapped(title, 100), x=0.008, ha="left", fontsize=TITLE, weight="bold", color=INK)

@@ -61,14 +61,14 @@ def of_pruned(name: str) -> pd.DataFrame:
 
 
 def dense(name: str, model: str) -> float:
-    """The published average of a dense model, which is given by its name in a study."""
+    """The published average of a dense model. `model` is the model's name in a study."""
     table = read(name)
     rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
     return float(rows["average"].iloc[0])
 
 
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """A published number of a model, which is given by its name in a study; NaN if there is none."""
+    """A published number; NaN if there is none. `model` is the model's name in a study."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
     return float(rows[column].iloc[0]) if len(rows) else float("nan")
 
@@ -105,7 +105,7 @@ def correlations() -> Iterator[Recomputed]:
 
 
 def variances() -> Iterator[Recomputed]:
-    """Recompute the variances of figure 3 over the seven searches, with ddof 0 and duplicates included."""
+    """Recompute the variances (ddof 0) of figure 3 over the seven searches, including duplicates."""
     tables = {
         "average_accuracy": of_pruned("table1_accuracy"),
         "average_perplexity": of_pruned("table2_perplexity"),

@@ -138,7 +138,7 @@ JUDGED = ("masks", "variance")  # sections whose figures use only the cells that
 def sections(
     parts: dict[str, Part], drawn: Sequence[ReportFigure], tables: Sequence[ReportTable]
 ) -> Iterator[dict[str, Any]]:
-    """The sections, each with its sentences, the figures of the same numbers, and its tables."""
+    """The sections, each with its sentences, figures that show the same numbers, and its tables."""
     for name, part in parts.items():
         if name != "run":  # the template places it elsewhere
             shown = [figure for figure in drawn if figure.entry.section == name and figure.address]

@@ -40,7 +40,7 @@ def _table(
 ) -> ReportTable:
     """A table with the columns of `frame`. `dense` has a row for each unpruned model, keyed by heading.
 
-    Columns in `numbers` have strings, such as means with their spread, and are sorted by the first number.
+    Columns in `numbers` have strings, such as means with their spread, and are sorted by each string's first number.
     """
     captions: Mapping[str, str] = getattr(templates().get_template("texts.j2").module, "captions")  # noqa: B009
     caption = captions[name.partition("-")[0]] + (f": {model}" if model else "")

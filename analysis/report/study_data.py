@@ -199,7 +199,7 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """The ratio `name` of `shares` as text. Without an upper end, limits on its denominator's parts follow.
+    """The ratio `name` of `shares` as text. If it has no upper end, upper limits of the search's shares follow.
 
     An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """

@@ -22,7 +22,7 @@ from .verdicts import claims, larger
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, the sentences below it, and the names of their tables."""
+    """A part of the report: its heading, its sentences, and the names of its tables."""
 
     heading: str
     sentences: list[str]
@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the lowest and highest mean nu
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size, yield a name, the mask size, and the changes by factor and by chance."""
+    """For each model and size, yield a name, the mask size, the changes by factor, and that expected by chance."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -64,7 +64,7 @@ def _larger(shares: Shares) -> Judgement:
 
 
 def _accuracy(m: StudyData) -> Judgement:
-    """Judge the paper's "comparably", which data can only refute: OPEN if the interval contains 1."""
+    """Judge the paper's "comparably". Data can only refute it, so if the interval contains 1: OPEN."""
     label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")

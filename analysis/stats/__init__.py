@@ -1,1 +1,1 @@
-"""The statistics of the figures, one topic per module. They map frames to frames or values, and write no files."""
+"""The statistics of the figures, one topic per module. Functions map frames to frames or values and write no file."""

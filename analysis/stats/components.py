@@ -1,7 +1,7 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
 The components of each stratum (one model and one k; for losses also one objective) are estimated from sums of
-squares. Resampled studies give plausible true values of them. docs/statistics.md has the definitions.
+squares. Resampling the study gives plausible true values of the components. docs/statistics.md has the definitions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shares:
 
     `sources` has a row for each source: its degrees of freedom, its component (mean over strata), and its share with
     an interval. `parts` has the shares of calibration, search and their interaction, clipped at 0. `total_ratio` is
-    calibration : search and `objective_ratio` objective : search, each with the interaction on both sides. If
+    calibration : search, and `objective_ratio` is objective : search; the interaction is added to both sides. If
     objectives read different data, `objective` is "objective and data". `note` says what could not be computed, and
     why.
     """
@@ -70,9 +70,9 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Shares of an outcome's variance. `of` has its coordinates in each stratum, as in `strata`. `items`
+        """Shares of an outcome's variance. `of` has its coordinates, in the order of `strata`. `items`
         (cells, items), if given, is the noise of items (`item_noise`), which is resampled and subtracted from
-        sums of squares. Strata with too few cells or equal outcomes are left out.
+        sums of squares. Strata with too few cells or with equal outcomes are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         if not used:
@@ -105,7 +105,7 @@ class Design:
 
         The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
         from the data set with the fewest draws, minus 1. With draws minus data sets as degrees of freedom,
-        intervals for four data sets of three draws covered only 78 to 88 percent of true values.
+        intervals for four data sets of three draws each covered only 78 to 88 percent of true values.
         """
 
         def logarithm(parts: Sequence[Stratum], which: Sequence[Coordinates]) -> float:
@@ -149,7 +149,7 @@ class Design:
 class Coordinates:
     """The coordinates `x` (n, p) of n observations, and their `signs` (p,).
 
-    Jaccard distances are not Euclidean, so a few signs can be negative. Without signs, sums of squares do not add up.
+    Each column's squares count with its sign. Jaccard distances are not Euclidean, so a few signs can be -1.
     """
 
     x: Matrix
@@ -161,7 +161,7 @@ class Coordinates:
 
     @property
     def total(self) -> float:
-        """The sum of squares of all observations, tr(G)."""
+        """The sum of squares of all observations."""
         return self.squares(self.x)
 
 
@@ -232,7 +232,7 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Labels]:
 
 
 def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of the span of `levels`, each (n,), without the span of `given`."""
+    """An orthonormal basis (n, df) of what `levels`, each (n,), span beyond the columns of `given`."""
     columns = np.hstack([indicator(one) for one in levels])
     if given is not None:
         columns = columns - given @ (given.T @ columns)
@@ -359,7 +359,7 @@ def refusal(frame: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """Entry e: cell row[e] receives weight[column[e]] * factor[e] times the deviation of cell donor[e]."""
+    """For each entry e, cell row[e] receives weight[column[e]] * factor[e] times the deviation of cell donor[e]."""
 
     row: Labels
     donor: Labels
@@ -402,7 +402,7 @@ def resampled_moves(
 ) -> Matrix:
     """The moves (columns + 1, n, p) of one stratum. Their sum, weighted with (weights, 1), is a resample.
 
-    The last move is the panel, which all resamples keep. `items` (cells of the study, columns) are further moves.
+    The last move is the panel means, which all resamples keep. `items` (cells of the study, columns) add moves.
     """
     same = indicator(labels(frame.iloc[rows], PANEL))
     panel = same @ (same.T @ of.x / same.sum(axis=0)[:, None])
@@ -418,7 +418,7 @@ def resampled_moves(
 
 
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
-    """The matrix B (columns + 1, columns + 1): with w = (weights, 1), `basis` explains the squares w'Bw."""
+    """The matrix B (columns + 1, columns + 1): with w = (weights, 1), `basis` explains a sum of squares of w'Bw."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
     left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
     return np.asarray(left @ right.T)
@@ -558,8 +558,8 @@ def refused(note: str) -> Shares:
 def shares_of(components: Matrix) -> Matrix:
     """Shares (..., sources) of components (strata, ..., sources), averaged over strata.
 
-    Components are divided by their stratum's sum or, if that is larger, by the largest of calibration, search
-    and interaction: others can be negative. If none is above zero, all shares of the stratum are 0.
+    Components are divided by their stratum's sum or, if that is larger (others can be negative), by the largest of
+    calibration, search and interaction. If none is above zero, all shares of the stratum are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
@@ -597,7 +597,7 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
 
 
 def compressed(noise: Matrix, seed: int) -> Matrix:
-    """Random combinations (cells, at most NOISE_COLUMNS) of the columns, with nearly the same covariance."""
+    """Random combinations (cells, at most NOISE_COLUMNS) of the columns; E E' stays nearly the same."""
     if noise.shape[1] <= NOISE_COLUMNS:
         return noise
     mixed = np.random.default_rng([seed, noise.shape[1]]).normal(size=(noise.shape[1], NOISE_COLUMNS))

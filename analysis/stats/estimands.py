@@ -1,7 +1,7 @@
 """How many blocks another search, draw or objective changes, and what that costs in held-out perplexity.
 
-Two masks of k blocks that share s blocks differ in k - s. Each number is a mean over pairs of masks. Its 95 percent
-interval comes from leaving out one calibration draw at a time (`means`). Masks of one model and size are compared.
+Two masks of k blocks that share s blocks differ in k - s. Each number is a mean over pairs of masks of one
+model and size. Its 95 percent interval comes from leaving out one calibration draw at a time (`means`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Change:
     """How many units of a mask change if one factor changes and all others stay the same.
 
     If `factor` is OBJECTIVE, `objectives` are compared with `others` (on different data if `apart`);
-    else, `objectives` has the masks' one objective. `changed` is the mean number of changed units, with its
+    otherwise, `objectives` has the only objective. `changed` is the mean number of changed units, with its
     interval clipped to possible values. `chance` is the mean for random masks, `most` the largest possible
     mean, and `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that
     contain it. `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels
@@ -56,7 +56,7 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
 
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
     that read the same samples are compared pair by pair, on the same draw and with the same search. If
-    objectives read different data, all of one kind are compared with all of the other kind, over all pairs of
+    two groups of objectives read different data, one group is compared with the other, over all pairs of
     draws. The jackknife then leaves out draws with equal numbers together. The exhaustive search is left out.
     """
     frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
@@ -127,7 +127,7 @@ def _exp(mean: DrawMean) -> DrawMean:
 
 
 def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
-    """Yield pairs of kinds of objectives that share no data. Objectives of one kind read the same data."""
+    """Yield pairs of groups of objectives. A group reads the same data; a pair's groups share no data."""
     kinds: dict[frozenset[Any], list[str]] = {}
     for name, own in groups(cells, "objective", sort=False):
         kinds.setdefault(frozenset(own["calibration"]), []).append(str(name))

@@ -130,7 +130,7 @@ def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
 
 
 def budgets(frame: pd.DataFrame) -> list[BudgetRecord | None]:
-    """The budget of each cell; None if units are counted."""
+    """The budget of each cell; None if a cell removes a number of units."""
     return column(frame, "budget", None)
 
 
@@ -177,7 +177,7 @@ _PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+
 
 
 def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
-    """The label of a model: its name and what is removed. `cost` is None if units are counted instead of a share."""
+    """The label of a model: its name and what is removed. `cost` is None if a number of units is removed."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
         parts.append(COUNTED)

@@ -150,9 +150,9 @@ NEAR = 2.0  # masks near the best one add at most this multiple of the loss that
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
-    """A row for each state, except pruned, that at least FEWEST masks have: how much masks differ in it.
+    """A row for each state, except pruned, that at least FEWEST masks have: how much those masks differ.
 
-    `masks` is their number, and `correlation` is Spearman's, between their held-out losses when pruned and in
+    `masks` is the number of masks, and `correlation` is Spearman's, between their held-out losses when pruned and in
     this state. `spread` is the standard deviation of the losses over masks, in nats, and `spread_before` that
     of the pruned masks. The ends of these statistics' intervals have the suffixes `_low` and `_high`.
     """
@@ -180,7 +180,7 @@ def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[
 
 
 def _interval(values: Matrix) -> IntervalEstimate:
-    """The first value, with an interval from the others."""
+    """The first value, with a percentile interval of the others, which are resamples."""
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return IntervalEstimate(float(values[0]), float(low), float(high))
 

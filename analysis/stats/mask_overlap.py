@@ -35,7 +35,7 @@ class MaskSet:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Numbers of units per pair: removed by both masks, by the first, by the second; open in the first."""
+    """Numbers of units per pair: removed by both masks, by the first, by the second; removable in the first."""
 
     shared: Labels
     a: Labels

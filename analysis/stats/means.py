@@ -26,8 +26,8 @@ DATA = [column for column in DRAW if column != "draw"]
 class DrawMean:
     """A mean over cells or pairs, with its standard error and interval over draws.
 
-    Error and interval are NaN if a data set has no value without one of its draws, or if larger draws from a
-    source contain smaller ones.
+    Error and interval are NaN if a data set would have no value after one of its draws is left out, or if
+    larger draws from a source contain smaller ones.
     """
 
     mean: float
@@ -95,7 +95,7 @@ def without_interval(mean: DrawMean) -> DrawMean:
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """The standard error of a statistic, whose value without each draw is in `left` (draws,)."""
+    """The standard error of a statistic. `left` (draws,) has its value without each draw."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]
@@ -141,7 +141,7 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    If a cell is missing or lacks one of the `outcomes`, its whole setting is left out, unless its search has the
+    If a cell is missing or lacks one of the `outcomes`, its whole setting is left out, unless its search has that
     outcome in no cell. If no setting is complete, all cells are used, and the note says so.
     """
     panel = rivals(panel)

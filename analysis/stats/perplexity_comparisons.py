@@ -1,6 +1,6 @@
 """Held-out perplexity of objectives, of searches, and of repaired and healed masks, relative to others in a study.
 
-Perplexities are averaged geometrically, so the logarithm of a ratio is a difference of means. Masks of the same
+Perplexities are averaged geometrically, so the logarithm of a ratio is a difference of means. Masks from the same
 samples are compared draw by draw, because samples that are hard for one search can be hard for the other. Masks
 without common samples are compared as independent ones (Welch 1947). A comparison over fewer than two draws is left
 out, because its noise is unknown.
@@ -28,7 +28,7 @@ NAN = float("nan")
 class RelativePerplexity:
     """A ratio of two mean perplexities, with its 95 percent interval over draws (NaN if there is none).
 
-    If masks are `paired`, `draws` counts the common draws; otherwise it is the smaller of both sides' numbers.
+    If masks are `paired`, `draws` counts the common draws; otherwise it is the number on the side with fewer draws.
     """
 
     value: float

@@ -152,7 +152,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 
 
 def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
-    """The seconds of each finished cell if nothing is shared; `traces` include partial scores.
+    """The seconds that each finished cell would take if no scores were shared; `traces` include partial scores.
 
     If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the
     dense model, after which scores are free. A mask that only other studies scored gets the mean time.
