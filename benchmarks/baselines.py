@@ -1,8 +1,8 @@
 """The baseline of the benchmarks: one masked forward pass per mask, as in every public tool.
 
-SLEB's published code (arXiv 2402.09025) runs one window at a time, as `ONE_WINDOW` does here. Needless costs
-of that code are avoided: there is no cache, and inference mode is on. Logits are normalised in float32, since
-bfloat16 would change masks.
+SLEB's published code (arXiv 2402.09025) runs one window at a time, as `ONE_WINDOW` does here. Two needless
+costs of that code are avoided: no key-value cache is kept, and inference mode is on. Logits are normalised
+in float32, since bfloat16 would change masks.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - with `--model DIR`, perplexities of this model, dense and without one block, are finite.
 
-Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints it for the works whose names contain
-one of these words, on a CPU too; `--works none` leaves it out.
+Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints only the rows whose names
+contain one of these words, on a CPU too; `--works none` leaves the table out.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
 """
@@ -159,9 +159,9 @@ def smoke(settings: Model) -> str:
 
 
 def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. Masks can differ, because of half-precision rounding.
+    """Print the table of `make bench` for this device. In half precision, masks can differ by rounding.
 
-    If a work cannot be measured, for example a compiled one without a compiler, a warning names the reason.
+    If a row cannot be measured, for example because there is no compiler, a warning names the reason.
     """
     rows: list[dict[str, Any]] = []
     works, peaks = chosen(words), heading(where)

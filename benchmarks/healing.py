@@ -2,10 +2,10 @@
 
 python -m benchmarks.healing [WAY ...]
 
-Each way trains SmolLM2 without blocks 13 to 18 on one thread, in a process of its own, so that its peak memory is its
-own. A step has 8 windows of 256 tokens. *At peak* is its time divided by the time that its matrix products would take
-at the speed of one large product: forward through blocks and head, back to the states, and, if all weights are
-trained, to the weights.
+Each way trains SmolLM2 without blocks 13 to 18 on one thread, in its own process, to measure peak memory.
+A step has 8 windows of 256 tokens. *At peak* is a step's time divided by the time that its matrix products
+would take at the speed of one large product. These products are those of forward passes, of
+hidden-state gradients and, if all weights are trained, of weight gradients.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def alone(way: str) -> dict[str, float]:
-    """The CPU seconds of a step, its ratio to its products at peak, the peak memory in GB, and the last loss."""
+    """A step's CPU seconds, the ratio *at peak*, the peak memory in GB, and the last loss."""
     torch.set_num_threads(1)
     settings = WAYS[way]
     if way != PEFT:

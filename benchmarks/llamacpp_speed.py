@@ -1,6 +1,6 @@
 """Time GGUF files in llama.cpp, for `docs/when.md`: python -m benchmarks.llamacpp_speed OUT.json FILE.gguf ...
 
-The files take turns, so that a disturbance falls on all of them. Needs the extra `llamacpp`.
+The files take turns, so that a disturbance affects all of them. Needs the extra `llamacpp`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Write bytes and the median tokens per second of each file, batch 1, on all cores that this process may use."""
+    """Write each file's size and median tokens per second, for batch size 1 and all cores of this process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from llama_cpp import Llama
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _timed(model: Any) -> tuple[float, float]:
-    """Prompt tokens and new tokens per second; which tokens they are does not change the time."""
+    """Prompt tokens and new tokens per second. The tokens are arbitrary, as they do not change the time."""
     model.reset()
     started = time.perf_counter()
     model.eval(list(range(100, 100 + PROMPT)))

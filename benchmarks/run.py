@@ -1,13 +1,13 @@
 """Compare the time of the engine with that of one forward pass per mask; `make bench` runs it.
 
-python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
+python -m benchmarks.run [WORD ...]       only the works (searches to time) whose names contain a word
 
 Both methods run in one process and keep the memory of freed tensors. Their masks and CPU seconds are
 compared. This processor's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the
 columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the
 engine uses it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near
-ties in float32. The seconds for this count for the engine if the baseline is SLEB's way, since SLEB's code
-settles no ties. Otherwise, they count for neither method.
+ties in float32. If the baseline is SLEB's way, the engine's time includes this step, since SLEB's code
+settles no ties. Otherwise, neither method's time does.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def shown(work: Work) -> str:
 
 
 def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, sorted by device and work. The row `new` replaces the one of its work, settings and device.
+    """The rows, sorted by device and work. `new` replaces the row with the same work, settings and device.
 
     Rows of works that no longer exist are left out.
     """
@@ -243,7 +243,7 @@ def matmul_peak(where: torch.device, dtype: torch.dtype) -> float:
 
 
 def device_name(where: torch.device = CPU) -> str:
-    """The name of the GPU, or of the processor with its fastest instructions for bfloat16."""
+    """The GPU's name, or the processor's name and its fastest instructions for bfloat16."""
     if where.type == "cuda":
         return torch.cuda.get_device_name(where)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -259,8 +259,8 @@ def device_name(where: torch.device = CPU) -> str:
 class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
-    `settings` names the engine's settings; empty means the defaults. If there is a search `lazy`, the engine
-    runs it instead of `algo`. Only the engine may race; the baseline always runs `algo`.
+    `settings` names the engine's settings; empty means the defaults. If `lazy` is a search, the engine runs
+    it instead of `algo`. Only the engine may race; the baseline always runs `algo`.
     """
 
     name: str
@@ -317,7 +317,7 @@ def tokens(samples: int, length: int) -> Samples:
 
 
 def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: Any) -> Work:
-    """Greedy search for k blocks of SmolLM2 by perplexity, unless `settings` differ."""
+    """Greedy search for k blocks of SmolLM2 by perplexity; `settings` can change search and objective."""
     return Work(name, smollm2, samples=samples, k=k, **{"objective": Perplexity(), **settings})
 
 

@@ -1,8 +1,8 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
 Both programs have their own model code. If this code derives a block's kind from the block's number, its
-results are wrong after pruning. So the program and transformers score a few texts piece by piece, in the same
-precision, through lm-eval. The texts are longer than the sliding windows of small models.
+results are wrong after pruning. So the program and transformers score a few texts in pieces of `PIECE`
+tokens, in the same precision, through lm-eval. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
 """
@@ -77,7 +77,7 @@ def token_rows(model: str) -> list[list[int]]:
 def log_likelihoods(
     program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
-    """The log-likelihood per token of each piece but a row's first, given the tokens before it in the row."""
+    """For each piece except a row's first, its log-likelihood per token, given the row's earlier tokens."""
     import torch
     from lm_eval.api.registry import get_model
 

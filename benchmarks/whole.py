@@ -77,7 +77,7 @@ def python(*words: str) -> tuple[float, str]:
 
 
 def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """The CPU seconds of `launch.py` with an empty results folder; the removed blocks and their loss."""
+    """The CPU seconds of `launch.py` with an empty results folder, and the removed blocks and loss."""
     samples, k = SIZES[size]
     cell = [f"k={k}", "algo=greedy", f"calibration.samples={samples}", "calibration.length=128", *settings]
     with tempfile.TemporaryDirectory() as folder:

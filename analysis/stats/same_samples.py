@@ -1,7 +1,7 @@
 """Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
 
 The difference of two losses has a much smaller error than each loss, because a sample that is hard for one mask is
-hard for the other. Journals have the losses of calibration samples, and measurements those of windows.
+hard for the other. Losses on calibration samples are in journals, and those on windows in measurements.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Removed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of first minus second (nats per token), its 95 % interval, and its standard error, over `windows`."""
+    """The mean of first - second over `windows` (nats per token), its 95 % interval and standard error."""
 
     mean: float
     low: float
@@ -38,7 +38,7 @@ class PairedDifference:
 
 
 def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDifference:
-    """The mean difference of losses (windows,), with a Student interval; error and ends are NaN for one window."""
+    """The mean difference of losses (windows,), its error and Student interval (both NaN for one window)."""
     differences = np.asarray(first, float) - np.asarray(second, float)
     n, mean = len(differences), float(differences.mean())
     if n < 2:
@@ -51,11 +51,11 @@ def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDiffere
 def sample_losses(
     problem: pd.DataFrame, traces: Mapping[str, Trace], masks: Set[Removed] | None = None
 ) -> dict[Removed, NDArray[np.float64]]:
-    """The losses (samples,) of the complete masks that some cell of a problem has scored on all samples.
+    """For each complete mask that a cell of a problem has scored on all samples, its losses (samples,).
 
-    `masks` are the masks to look for; by default, all. If several cells have scored a mask, the mean of their
-    losses counts. The result is empty if samples cannot be paired: a mask's loss is not the plain mean of its
-    samples, or cells have different numbers of samples.
+    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their losses are
+    averaged. The result is empty if samples cannot be paired, because a mask's loss is not the plain mean of
+    its samples or because cells have different numbers of samples.
     """
     known: dict[Removed, list[NDArray[np.float64]]] = {}
     for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):

@@ -2,8 +2,8 @@
 
 The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
 fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is
-resampled, unless the units have different costs: in this case, a search does not choose the best k. Earlier
-decisions are not repeated, so the numbers are lower bounds on instability.
+resampled. If units differ in cost, it is not, because the search does not simply take the k best units.
+Earlier decisions are not repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Composer:
         return cell, choices
 
     def _values(self, words: Sequence[str]) -> list[Override]:
-        """The overrides that change a value; empty if one neither changes a value nor chooses an option."""
+        """The overrides that change a value; empty if a word neither changes one nor chooses an option."""
         values = []
         for override in map(_parsed, words):
             option = override.key_or_group in self._groups or "/" in override.key_or_group

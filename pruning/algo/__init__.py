@@ -27,7 +27,7 @@ class Algo(Protocol):
     def evaluations(self, space: Space) -> int:
         """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
 
-        If the search needs too many losses in this space, raises OutOfReachError; its text states the bound.
+        If the search needs too many losses in the space, raises OutOfReachError, whose text states the bound.
         """
         ...
 
@@ -110,7 +110,7 @@ class Known:
 
 
 def check_above(algo: Algo, **bounds: float) -> None:
-    """Raise InputError unless each setting is above its bound."""
+    """Raise InputError if a setting is not above its lower bound."""
     for name, bound in bounds.items():
         if not (value := getattr(algo, name)) > bound:
             raise InputError(f"algo.{name}={value:g} is too small: choose a number above {bound:g}.")

@@ -6,7 +6,7 @@ is the rise of the loss per cost. T is the setting `temperature`, and scale is t
 
 Without a budget, a move is a swap: it restores one unit and removes another. On a budget, a move is an
 exchange: it removes a kept unit, restores units until the budget can be met again, and removes others until
-it is met. So an MLP can replace three attention layers. Exchanges can lead from any mask to any other.
+it is met. So one exchange can remove an MLP and restore three attention layers. Exchanges can reach any mask.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def extended(
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
     """The first mask outside `taken` on a random walk from `mask`; the space must contain such a mask.
 
-    On a budget, if STEPS steps find none, it is the lexicographically first one.
+    On a budget, if STEPS steps find none, it is the lexicographically first mask outside `taken`.
     """
     for _ in count() if space.budget is None else range(STEPS):
         if mask not in taken:
@@ -191,7 +191,7 @@ def _swap(mask: Mask, back: int, new: int, space: Space) -> Mask:
 
 
 def _repaired(mask: Mask, back: Iterable[int], order: Iterable[int], space: Space) -> Mask:
-    """A mask of the space: restore units of `back` until it is extendable, then fill it from `order`.
+    """A mask of the space: restore units of `back` until `mask` is extendable, then remove units in `order`.
 
     Restored units are removed again only if no unit of `order` fits.
     """

@@ -149,9 +149,9 @@ def exchanged_chains(q: Array, budget: Budget, rows: Rows, rng: np.random.Genera
 def exchanges(rows: Rows, budget: Budget, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """The sets after one random exchange each, and whether each result is valid.
 
-    Units are taken in random order. The first unit outside the set is added. Units of the set are restored
-    until the set costs at most `most`. Then other units, each of which would fit alone, are added until the
-    set costs at least `least` or the next unit would exceed `most`.
+    Units are taken in random order. The first unit outside the set is added. Units leave the set until it
+    costs at most `most`. Then other units, each of which would fit alone, are added until the set costs at
+    least `least` or the next unit would exceed `most`.
     """
     order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
     mixed, cost = np.take_along_axis(rows, order, 1), np.array(budget.costs)[order]

@@ -17,9 +17,9 @@ class Annealing:
     """Returns the best set that any chain scored. It is never worse than the one-shot set.
 
     A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T
-    starts at `heat` times the spread of single-removal losses and is multiplied by `cooling` at each step.
-    The chains share their batches. The first chain starts from the one-shot set, the others from draws of the
-    prior with `temperature`. 4 chains of 50 steps match the 200 trials of the paper's Bayesian search.
+    starts at `heat` times the spread of single-removal losses and is multiplied by `cooling` at each step. A
+    batch has one set of each chain. The first chain starts from the one-shot set, the others from draws of
+    the prior with `temperature`. 4 chains of 50 steps try 200 sets, as the paper's Bayesian search does.
 
     Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220, 1983); not in the
     paper's panel.

@@ -1,6 +1,6 @@
 """Bayesian search: a surrogate of the loss, fitted to the scored sets, chooses the sets to score next.
 
-The random sets are drawn from the prior (`_moves.py`), and the one-shot set is one of the trials. The surrogate is a
+The first sets are the one-shot set and random draws from the prior (`_moves.py`). The surrogate is a
 Gaussian process over the blocks and the pairs of blocks that sets share. Each batch of `batch` sets minimises a lower
 confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from the `elite` best
 sets, and as many draws from the prior. Swaps are used because a surrogate is reliable only near scored sets,

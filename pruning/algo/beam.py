@@ -19,9 +19,9 @@ class Beam:
     """Like greedy, but keeps the `width` best sets of each size. If it keeps all, it is exhaustive.
 
     Ties go to the set that was reached first. On a budget, the answer is the set of lowest loss among those
-    that meet it. With `rank=cost`, the others are compared by the rise of the loss since the dense model, per
-    cost. Greedy uses the rise since the previous round, so even with `width=1` the results can differ. `lazy`
-    is as in `Greedy`.
+    that meet it. With `rank=cost`, smaller sets are compared by the rise of the loss since the dense model,
+    per cost. Greedy uses the rise since the previous round, so even with `width=1` its result can differ from
+    beam search's. `lazy` is as in `Greedy`.
     """
 
     width: int = 5

@@ -1,7 +1,7 @@
 """CBO with measured coefficients. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161).
 
 The source's coefficients come from gradients (`cbo_hessian.py`). The running time of the paper's search (6),
-8,172 seconds, suggests measured ones: 30 single removals and 435 pairs would take 8,276 seconds.
+8,172 seconds, suggests measured coefficients: 30 single removals and 435 pairs would take 8,276 seconds.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Cbo:
 
         D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-    This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL. With
-    its exponential, one vital block would have large negative couplings with all others. The dense loss
-    changes the energy of all sets of k units equally, so it is asked for only on a budget.
+    This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL. If it
+    were the NLL's exponential, one vital block would have large negative couplings with all others. The dense
+    loss changes the energy of all sets of k units equally, so it is asked for only on a budget.
 
     The `rescore` sets of lowest energy and the one-shot set are scored; `rescore=0` skips this step.
     """

@@ -1,7 +1,7 @@
 """CBO on gates. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) and its code.
 
 As the source advises, the `rescore` sets of lowest energy ("excited states") are scored, and the best is the
-answer. In the source, the 17th set was better than the first. `rescore=0` returns the first without a score.
+answer. In the source, the 17th set was better than the first. `rescore=0` returns the first without scoring it.
 """
 
 from __future__ import annotations

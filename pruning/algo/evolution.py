@@ -27,11 +27,11 @@ TRIES = 20  # attempts per offspring if the number of possible mutants is unknow
 class Evolution:
     """One parent, many mutated offspring, selected in stages on more and more samples.
 
-    Of `initial` random sets, the best on few samples can become the parent. Each of k (N - k) / 1.5
+    The first parent is the one-shot set or the best of `initial` random sets. Each of k (N - k) / 1.5
     generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v uniform on 1
     to `swaps`. `samples` and `survivors` have one value for each stage except the last, which uses all
-    samples. There, the best of the survivors and the parent is the next parent. On a budget, N is the number
-    of removable units, and at most k can be removed together.
+    samples. In that stage, the best of survivors and parent becomes the next parent. N is the number of
+    removable units; on a budget, k is the largest number that can be removed together.
     """
 
     offspring: int = 32
@@ -112,7 +112,7 @@ class Evolution:
 def _selected(
     masks: list[Mask], stages: Sequence[tuple[int, int]], partial: dict[int, dict[Mask, float]]
 ) -> Generator[Request, Any, list[Mask]]:
-    """The masks that survive all stages (samples, survivors). No mask is asked for twice on the same samples.
+    """The masks that survive all stages, pairs (samples, survivors). No mask is asked for twice on equal samples.
 
     `partial` maps a number n of samples to the losses of masks over the first n samples.
     """

@@ -1,5 +1,5 @@
-"""Greedy search. Sources: SLEB (arXiv 2402.09025, algorithm 1), which protects the first and the last block
-(`protect.first=1 protect.last=1`); the paper's search (2).
+"""Greedy search. Sources: the paper's search (2); SLEB (arXiv 2402.09025, algorithm 1), which protects the first
+and the last block (`protect.first=1 protect.last=1`).
 """
 
 from __future__ import annotations

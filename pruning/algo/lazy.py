@@ -11,7 +11,7 @@ estimated. mean(e) is over the n candidates asked for in this round. sd(e) is po
 with its own mean. If m candidates are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m)
 quantile of Student's t. So if errors are normally distributed, `risk` is about the probability of skipping a
 candidate that would have been chosen. They are only roughly normal; docs/algorithms.md has the share of
-searches that kept their mask. If masks are compared by rises per cost, both sides are such rises.
+searches that kept their mask. If masks are compared by rises per cost, both sides of the test are such rises.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Rounds:
-    """The `count` rounds of one search, each of which drops one more block, and its prediction errors so far.
+    """The `count` rounds of one search, each of which drops one more block, and all prediction errors so far.
 
     `risk` is the accepted probability of skipping a candidate that would be chosen. If None, all are scored.
     """
@@ -54,7 +54,7 @@ class Rounds:
     ) -> Generator[Request, Any, dict[Mask, float]]:
         """Score candidates of a round and return their losses. `best` of them will be chosen (None: all).
 
-        `children` maps each candidate to its parent, the mask without the new block. With `rise`, the `best`
+        `children` maps each candidate to its parent, the mask that it extends. With `rise`, the `best`
         have the lowest rises per cost.
         """
         if self.risk is None:
@@ -97,7 +97,7 @@ class Rounds:
         return losses
 
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
-        """The increment of the new units in the previous round; None if they were not a candidate there.
+        """The previous round's increment of the units that only `mask` drops; None if it is unknown.
 
         If the loss of the dense model is unknown, 0 is used, which shifts all predictions of a round equally.
         """

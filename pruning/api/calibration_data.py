@@ -90,7 +90,7 @@ def _option(name: str | None, objective: Any, seed: int) -> Any:
 
 
 def item_rows(model: PrunableModel, items: ItemList, samples: int, seed: int, call: str) -> Samples:
-    """Draws `samples` items; returns their rows in `items` order. An item is an `Item` or a mapping."""
+    """The rows of `samples` items drawn from `items`, in their order. An item is an `Item` or a mapping."""
     check_least(call, {"samples": samples, "seed": seed}, samples=1, seed=0)
     pool = item_list(items, "items", "item")
     return items_of(

@@ -44,13 +44,13 @@ def heal_mask(
 ) -> PrunableModel:
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
-    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. With a mask
-    that removes nothing, the dense model is trained: the control for what training alone gains. `how` is an
-    option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as `lr=1e-4`. Without `lr`,
-    short trials choose it. Without texts, the text of the setting `source` is used, by default "pydoc". With
-    a folder, repeating a stopped call continues it; calls for other masks and weights can share the folder.
-    Raises InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is
-    not finite.
+    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. With a
+    mask that removes nothing, the dense model is trained as a control: it shows what training alone gains.
+    `how` is an option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as
+    `lr=1e-4`. Without `lr`, short trials choose it. Without texts, the text of the setting `source` is used,
+    by default "pydoc". With a folder, repeating a stopped call continues it; calls for other masks and
+    weights can share the folder. Raises InputError if the mask or a setting is wrong or the texts are too
+    short, and LossError if a loss is not finite.
     """
     from pruning.config.app import build_option
     from pruning.healing.loop import heal
@@ -142,7 +142,7 @@ def export_model(
     """Write the smaller model, with a model card, to a directory for `from_pretrained`; returns its path.
 
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
-    If a block loses only one sub-layer, the last weights of this sub-layer become zeros and keep their size. Unless
+    If a block loses only one sub-layer, the output weights of this sub-layer become zeros and keep their size. Unless
     `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit for bit.
     An earlier export of this model, mask and precision is replaced; any other export only with `force`. A
     directory with anything else, or with a changed file, is never replaced. Raises InputError if the

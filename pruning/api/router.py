@@ -28,7 +28,7 @@ PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the
 
 @dataclass(frozen=True)
 class Route:
-    """The set that a router chose for a prompt, with its predictions.
+    """The set that a router chose for a prompt, with the router's predictions.
 
     `predicted` maps each set to the prediction for the right answer: its mean log-likelihood per token or, if
     the router predicts margins, its lead over the other answers. `seconds` is the router's own time.
@@ -143,7 +143,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If the precisions are equal and both digests are known, these are compared; otherwise, the revisions are.
+    If the precisions are equal and both digests are known, the digests are compared, otherwise the revisions.
     """
     info = model.language_model.info
     digests = [record["weights_sha256"], model.language_model.weights_sha256()]

@@ -122,7 +122,7 @@ def search_mask(
 
 
 def _built(group: str, chosen: Any) -> Any:
-    """`chosen` itself or, if it is a class or the name of an option, an object of it."""
+    """`chosen` itself or, if it is a class or an option's name, an instance of this class or option."""
     from pruning.config.app import build_option
     from pruning.config.groups import PACKAGES
 
@@ -211,7 +211,7 @@ ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
 class Measurements:
     """Metrics of the dense and of the pruned model, by name: `ppl/NAME` and `acc/NAME`.
 
-    `METRIC/stderr` is the standard error of a metric over windows or items; with only one, there is none.
+    `METRIC/stderr` is a metric's standard error over windows or items; a single window or item has none.
     """
 
     dense: dict[str, float]

@@ -35,7 +35,7 @@ def file_of(settings: Any) -> str | None:
 
 
 def files_of(settings: Any) -> tuple[str, ...]:
-    """All local files that settings and nested settings name. A class lists such fields in `FILES`."""
+    """All local files that settings and nested settings name. `FILES` names a class's fields with files."""
     if isinstance(settings, Mapping):
         return tuple(file for part in settings.values() for file in files_of(part))
     if not is_dataclass(settings):
@@ -46,7 +46,7 @@ def files_of(settings: Any) -> tuple[str, ...]:
 
 
 def digests_of(settings: Any) -> dict[str, str | None]:
-    """The SHA-256 of each local file of settings, by the path as given; None if the file cannot be read."""
+    """The SHA-256 of each local file in settings, keyed by the path as given; None if unreadable."""
     digests: dict[str, str | None] = {}
     for path in files_of(settings):
         try:

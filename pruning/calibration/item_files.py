@@ -71,7 +71,7 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
 
 
 def comparable_items(path: Path) -> list[Item]:
-    """The items of a file, for an objective, without those that have equal choices.
+    """The items of a file that an objective can compare: those without equal choices.
 
     Some items of real benchmarks, such as ARC, have equal choices. The number left out is logged. Raises
     InputError as `read_items` does, and also if no item is left.
@@ -131,7 +131,7 @@ def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
 
 
 def _question(record: Mapping[str, Any]) -> str:
-    """The text in the first existing field of `QUESTIONS`. Raises ValueError if it is blank or not text."""
+    """The text in the record's first field of `QUESTIONS`. Raises ValueError if it is blank or not text."""
     name = next((name for name in QUESTIONS if name in record), QUESTIONS[0])
     if not isinstance(value := record.get(name), str):
         raise ValueError(f"the field '{name}' must be text, not {shown(value)}.")
@@ -238,7 +238,7 @@ def _parsed(text: str, path: Path, line: int | None = None) -> Any:
 
 
 def check_encodable(text: str, name: str) -> None:
-    """Raise ValueError if a string has half of a surrogate pair, which JSON allows and tokenizers do not."""
+    """Raise ValueError if a string has an unpaired surrogate, which JSON allows and tokenizers do not."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
