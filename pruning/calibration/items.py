@@ -120,7 +120,7 @@ def check_template(setting: str, template: str) -> None:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    The text is tokenised as a whole, as in lm-eval. If the prompt alone has n tokens, the answer begins at token n.
+    As in lm-eval, the whole text is tokenised at once. If BOS and prompt have n tokens, the span starts at n.
     """
     first = start_tokens(tokenizer)
     start = len(first) + len(tokenizer(prompt, add_special_tokens=False).input_ids)
@@ -136,8 +136,8 @@ class TaskItems:
 
     `samples` items are drawn with `seed` for the search; `heldout` other items, chosen by `split` alone, are
     held out. So two draws with different seeds have the same held-out items. An item is left out if two of
-    its choices are equal. Of equal items, one is used. If `source` is "commonsense", the items come with this
-    program: those for the search from its calibration part, the held-out ones from its held-out part.
+    its choices are equal. A repeated item is used once. If `source` is "commonsense", the items come with
+    this program: those for the search from its calibration part, the held-out ones from its held-out part.
     """
 
     source: str
@@ -161,7 +161,7 @@ class TaskItems:
 
     @property
     def task(self) -> str:
-        """The name of the task: that of its file, without the ending, or `commonsense`."""
+        """The name of the task: its file's name without the extension, or `commonsense`."""
         return Path(self.path or "").stem if self.source == "file" else EMBEDDED
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
@@ -169,7 +169,7 @@ class TaskItems:
         return self.rows(self.parts(prefix)[0], tokenizer)
 
     def rows(self, items: Sequence[Item], tokenizer: Any, template: str | None = None) -> Samples:
-        """Items as token rows, with prompts from `template`, by default that of the settings."""
+        """Items as token rows, with prompts from `template`, by default the template in the settings."""
         return items_of(items, tokenizer, self.path or self.source, self.seed, template or self.template)
 
     def parts(self, prefix: str = "calibration") -> tuple[list[Item], list[Item]]:

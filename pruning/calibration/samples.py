@@ -22,7 +22,7 @@ class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
     A row of a multiple-choice item also has the numbers of its item and choice, and whether the choice is
-    right. If samples have several sources, `source` is that of the row; comparisons ignore it.
+    right. `source` is set if the samples come from several sources; comparisons of rows ignore it.
     """
 
     input_ids: tuple[int, ...]
@@ -99,9 +99,9 @@ class Samples:
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
-        races and search stages can use only the first samples. These must be a random part of all, and a source can
-        be sorted by topic or task.
+        Each position keeps its kind of sample, window or item; items are renumbered. Races and search
+        stages can use only the first samples. Without the shuffle, these would not be a random subset if the
+        source is sorted by topic or task.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         kinds = {kind: self.only(kind).units for kind in ("text", "items")}
@@ -171,11 +171,11 @@ ORDER = 0  # the seed of the pool's order for disjoint draws
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
-    """The indices, in order, of the `samples` that a seed draws from a pool of `size` (at least `samples`).
+    """`samples` sorted indices that a seed draws from a pool of `size` entries (at least `samples`).
 
     If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the
-    number of a group. So draws with different seeds have nothing in common. If the pool has no group of this
-    number, raises InputError, which quotes the settings group `prefix` and the description `pool`.
+    number of the group to take. So draws with different seeds have nothing in common. If this number is
+    too high, raises InputError, which quotes the settings group `prefix` and the description `pool`.
     """
     if not disjoint:
         return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
@@ -222,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """The minimum length of a run that counts as shared by this row and one of at least this row's length."""
+    """The length that a run must have to count as shared by this row and a row that is not shorter."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

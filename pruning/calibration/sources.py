@@ -49,7 +49,7 @@ class TextSource:
 
     @classmethod
     def of(cls, settings: Any, **others: Any) -> TextSource:
-        """The source set by the same-named fields of `settings`; `others` are further settings."""
+        """A source with the values of the same-named fields of `settings`; `others` are further values."""
         known = {one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)}
         return cls(**known | others)
 
@@ -89,7 +89,7 @@ class TextSource:
     def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if this fails; the message ends with `instead`, settings for a local file.
+        Raises UnreachableError if they cannot be read; the message ends with `instead`: settings for a file.
         """
         import datasets
 

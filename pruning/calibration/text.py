@@ -137,11 +137,11 @@ class Both:
 
 @dataclass(frozen=True)
 class Mixed:
-    """`samples` windows of `length` tokens, half from each of two texts, rounded up for the first.
+    """`samples` windows of `length` tokens, half from each text; if `samples` is odd, one more from `first`.
 
     Of the text calibrations `first` and `second`, only the settings that locate the text are used; the
     `samples`, `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate.
-    A linear map fitted on half of each is nearly as good on either text as one fitted on that text alone
+    On either text, a linear map fitted on this mixture is nearly as good as a map fitted on that text alone
     (docs/objectives.md).
     """
 
@@ -173,7 +173,7 @@ class Mixed:
 
 
 def _check_kinds(**parts: tuple[Any, str]) -> None:
-    """Raise InputError unless each calibration in `parts` is of the kind that is paired with it."""
+    """Raise InputError unless each (calibration, kind) in `parts` has a calibration of this kind."""
     for name, (part, kind) in parts.items():
         if part.kind != kind:
             raise InputError(f"calibration.{name} is a calibration of {part.kind}: choose one of {kind}.")

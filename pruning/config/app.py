@@ -50,7 +50,7 @@ class Paths:
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """Whether a cell uses the losses of other cells. To time an algorithm, give `share=false`."""
+    """Whether a cell reuses losses that other cells computed. To time an algorithm, set `share=false`."""
 
     share: bool = True
 

@@ -43,7 +43,7 @@ def names_folder(word: str) -> bool:
 
 
 def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]:
-    """The results folder in a command's arguments (default `results`), and the settings among `known`.
+    """The results folder in a command's arguments (default `results`), and the values of `known` settings.
 
     Raises InputError for any other argument.
     """
@@ -56,7 +56,7 @@ def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The arguments, settings before flags: Hydra does not accept settings on both sides of a flag."""
+    """The arguments with settings before flags, as Hydra rejects settings on both sides of a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 
@@ -225,7 +225,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`; lists `known` settings and options that have this one."""
+    """An InputError for the unknown setting `path`; lists `known` settings and options that have `path`."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})

@@ -152,7 +152,7 @@ class Mask:
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
-        """The mask for text such as `3,7,12` or `a3 m7 b12`; over sub-layers if it has an `a` or an `m`."""
+        """The mask for text such as `3,7,12` or `a3 m7 b12`; over sub-layers if there is an `a` or `m`."""
         if not isinstance(text, str):
             raise InputError(
                 f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
@@ -252,7 +252,7 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """The budget to remove `ratio` of all `values`, to within half the cost of the cheapest free unit.
+        """The budget to remove `ratio` of all costs, give or take half the cheapest free unit's cost.
 
         At least one unit stays. Raises InputError if no set of `free` units meets the budget.
         """
@@ -279,7 +279,7 @@ class Budget:
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """The units of `others` that fit after a cost of `spent`: with them, the budget can be met."""
+        """After a cost of `spent`, the units of `others` that can be removed if the budget is to be met."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]
@@ -315,7 +315,7 @@ class Budget:
         return max(-1, int(units[self.least :].max()))
 
     def _plus(self, sums: int, cost: int) -> int:
-        """The bitset of sums if one more unit of this cost may be added, without sums above `most`."""
+        """The bitset `sums` and each sum plus one unit of this cost; sums above `most` are left out."""
         return (sums | sums << cost) & ((1 << (self.most + 1)) - 1)
 
     def _meets(self, sums: int, spent: int) -> bool:
@@ -338,7 +338,7 @@ def _count(budget: Budget, free: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether `spent` plus some of `costs`, without one equal to `used`, can meet the budget."""
+    """Whether `spent` plus some of `costs` can meet the budget; one cost equal to `used` is excluded."""
     rest = list(costs)
     rest.remove(used)
     sums = 1
@@ -357,7 +357,7 @@ def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All masks that remove exactly `k` units or, with a `budget`, units that meet it, but no `protected` units.
+    """All masks that remove exactly `k` unprotected units or, with a `budget`, unprotected units meeting it.
 
     With a budget, `k` is the largest number of units that any mask of the space removes.
     """
@@ -477,7 +477,7 @@ class Space:
 
 
 def space_of(mask: Mask, search: SearchRecord) -> Space:
-    """The space of a finished search, from its final mask and its record, without protected units."""
+    """The space of a finished search, from its final mask and its record; no unit counts as protected."""
     if (record := search.get("budget")) is None:
         return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
     budget = Budget.recorded(record)
@@ -557,10 +557,10 @@ class Removal:
         return self.k is not None or (self.unit, self.budget) == ("block", "parameters")
 
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
-        """The space for a model; `costs` has a number for each unit, unless units are `counted`.
+        """The space for a model; `costs` has a number for each unit; not needed if units are `counted`.
 
-        With a ratio of costs, the removed units have this share of all costs, to within half the cost of the
-        cheapest removable unit. With k, costs are ignored. Raises InputError if the model has no such masks.
+        If units are not counted, the removed ones have the share `ratio` of all costs, give or take half the
+        cost of the cheapest removable unit. Raises InputError if the model has no such masks.
         """
         self.check()
         first, last, kinds = self.first, self.last, KINDS[self.unit]

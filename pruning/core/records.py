@@ -65,7 +65,7 @@ class CalibrationRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """The results of all evaluations of a cell so far, for each model; most inner keys are metrics."""
+    """A cell's evaluation results so far, for each model; most inner keys are metrics."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -339,7 +339,7 @@ def error_of(metric: str) -> str:
 
 
 def with_error(metric: str, value: float, error: float, samples: int) -> dict[str, float]:
-    """A metric and, for two or more samples, its standard error; an error of 0 would mean an exact value."""
+    """A metric and its standard error; with one sample, no error, because 0 would mean an exact value."""
     return {metric: value, error_of(metric): error} if samples > 1 else {metric: value}
 
 
@@ -470,7 +470,7 @@ TARGET, CLASS, OPTION = "_target_", "class", "option"
 
 
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (name, class) for each dataclass with the method `method` in a package; OneShot is named `one_shot`."""
+    """Yield (name, class) for each dataclass with the method `method` in a package; OneShot is `one_shot`."""
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):
         module = importlib.import_module(f"{package}.{info.name}")
@@ -685,7 +685,7 @@ def heldout(points: Sequence[Point]) -> list[Point]:
 def kept_terms(
     results: Path, result: DoneResult, metric: str, which: str = "pruned"
 ) -> Mapping[str, Any] | None:
-    """The terms of a metric for the model `which` of a cell; None if they were not kept, or are damaged."""
+    """A metric's per-sample terms for a cell's model `which`; None if they were not kept, or are damaged."""
     kept = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
     path = kept.get(metric, {}).get(which)
     return None if path is None else terms_beside(results / path)
@@ -710,7 +710,7 @@ def item_hits(terms: Mapping[str, Any]) -> list[float] | None:
 
 
 def right_share(scores: Sequence[float], right: int) -> float:
-    """1/n if the right answer is one of n answers with the highest score, else 0.
+    """1/n if the right answer is among the n answers that share the highest score, else 0.
 
     So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
     """

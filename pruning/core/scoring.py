@@ -79,8 +79,8 @@ class Score:
 class Estimate:
     """The weight and the part of each sample, in order, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two masks
-    differ by `ties` or less, the difference only breaks ties: statistical tests must count it as 0.
+    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two
+    masks differ by at most `ties`, tests must count them as equal: the difference serves only to break ties.
     """
 
     weights: tuple[float, ...]
@@ -129,7 +129,7 @@ class Estimate:
     def freedom(self, terms: Sequence[float]) -> float:
         """The degrees of freedom of `error`; 0 if a part with a share above 0 has only one sample.
 
-        For one part, this is the number of samples minus one. For several, it is that of Welch and
+        For one part, this is the number of samples minus one. For several, it is the number of Welch and
         Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
         """
         parts = [
@@ -174,7 +174,7 @@ def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def plus_minus(error: float | None) -> str:
-    """The text for a standard error after a value; `error` is None if it is unknown."""
+    """The text that follows a value to state its standard error; None means unknown."""
     return "± unknown" if error is None else f"± {error:.4f}"
 
 
@@ -204,7 +204,7 @@ class Racing:
 
 @dataclass
 class NearTies:
-    """At most `most` masks of a decision are scored again in float32; 0 settles no ties."""
+    """To settle near ties, at most `most` masks of a decision are scored again in float32; with 0, none."""
 
     most: int = 8
 
@@ -243,7 +243,7 @@ def scored(line: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TraceEntry:
-    """A complete line: its number, from 1; the offset after it; and its content, or None if damaged."""
+    """A complete line: its number, from 1; the byte offset of its end; its content, or None if damaged."""
 
     number: int
     end: int

@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
 def naming(path: Path) -> Iterator[None]:
     """Within this context, add the file's name to each OSError, because errors in writing name no file.
 
-    If a library raises another exception and its text names an OSError, that OSError is raised instead.
+    If a library raises another exception whose text has an OSError's number, that OSError is raised.
     """
     try:
         yield
@@ -184,7 +184,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
 
 
 def kept_sha256(path: Path) -> str | None:
-    """The kept digest of a file; None if it is missing, damaged, or of an earlier state."""
+    """The stored digest of a file; None if the digest is missing, damaged or out of date."""
     try:
         record = read_json(_entry(path))
         return str(record["sha256"]) if record["state"] == file_state(path) else None

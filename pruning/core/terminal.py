@@ -34,7 +34,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def command_words(usage: str | None = None) -> list[str]:
-    """Prepare the process and log of a command; return its arguments. If none, print `usage` and exit."""
+    """Prepare the process and log of a command; return its arguments. Without any, print `usage` and exit."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
@@ -67,7 +67,7 @@ def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -
 
 
 class _Lines(io.StringIO):
-    """Writes each state of a bar, which begins with a carriage return, as a line of a file."""
+    """Writes each state of a bar as a line of a file, without the carriage return before it."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def _end(text: str, status: int) -> None:
 
 
 def prepare_process() -> None:
-    """Set how threads wait and how memory is kept; for commands, before torch or numpy is imported."""
+    """Set how threads wait and how memory is kept. Commands call this before they import torch or numpy."""
     let_threads_wait()
     keep_pages()
 

@@ -75,7 +75,7 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed only if this keeps the first items' losses within `TOLERANCE`.
+    """Make lines from rows. Choices are packed only if this changes no first items' terms beyond `TOLERANCE`.
 
     The model must also accept positions and a mask of token pairs, and no line may exceed its sliding window.
     """

@@ -1,6 +1,6 @@
 """Bounds on the sum of a row's values, computed from only a part of the vocabulary.
 
-With the logits z, the log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v. A
+With the logits z, the log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v. The
 sum over only some tokens is smaller. So for every set S of tokens that contains x,
 
     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
@@ -14,8 +14,8 @@ The right-hand sides need only the logits of S and the dense model's p(S), which
 the left-hand sides if S contains the likely tokens of the samples. So S contains all scored tokens, and the
 tokens with the largest dense-model probability, summed over all scored positions.
 
-If there is room, the states after the last unit are kept. Then the exact sums of masks that the bounds do not
-rule out need only the head.
+If there is room, the states after the last unit are kept. For a mask that the bounds do not rule out,
+the exact sums then need only the head, not the blocks.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
     """`targets` and the likeliest tokens, sorted: enough for PROBABILITY, but at most 1 / MOST of all.
 
-    If these are more than MULTIPLE tokens, the next most likely ones are added, up to a multiple of MULTIPLE.
+    If the result has more than MULTIPLE tokens, the next likeliest ones fill it to a multiple of MULTIPLE.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

@@ -48,7 +48,7 @@ class Linear:
     """A matrix (D, D) multiplies what the unit before each removed run adds; see `pruning.engine.repair`.
 
     `ridge` lists the ridges to try, in units of the mean diagonal of M'M. Every `heldout`-th calibration
-    sample is held out to choose a ridge. The search scores masks without maps, as a map belongs to one mask.
+    sample is held out to choose a ridge. The search scores models without maps: each mask would need its own.
     """
 
     search: ClassVar[bool] = False

@@ -237,7 +237,7 @@ def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats:
 
     Each repeat times all units in turn, so that a slowdown of the machine affects all of them. Budgets use
     the times as costs. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware,
-    in the target scenario, and adds these times up to the time of a model.
+    in the target scenario, and estimates a model's time as the sum of these times.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)

@@ -75,7 +75,7 @@ ALL = slice(None)
 class Cost:
     """The cost of forward passes. A block forward is one run of one block on all samples.
 
-    A sub-layer counts as its share of its block's parameters.
+    A run of a sub-layer counts as a fraction of this: the sub-layer's share of its block's parameters.
 
     `block_forwards_alone` counts the block forwards that separate evaluations of the masks would need.
     `block_tokens` counts a token once for each block that processes it. `peak_memory` is in bytes.
@@ -165,32 +165,32 @@ class Forward:
         yield from ((mask, *known[mask]) for mask in masks)
 
     def beside(self, masks: Sequence[Mask]) -> Forward:
-        """The same forward passes, but the first request for one of `masks` computes the values of all.
+        """A copy in which the first request for one of `masks` computes the values of all of them.
 
-        The masks share one walk, and later requests reuse the values. Masks over different kinds of units
-        share nothing.
+        The masks share one walk, and later requests reuse the values. If the masks differ in the kind of
+        unit, nothing is shared.
         """
         view = copy.copy(self)
         view.together = tuple(masks) if len({mask.unit for mask in masks}) == 1 else ()
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """The same forward passes with these factors for dropped units. Changed factors reuse no states."""
+        """A copy with these factors for dropped units. If they are new, no states are reused."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
-        """The same forward passes, which call `watch` after each batch."""
+        """A copy that calls `watch` after each batch."""
         view = copy.copy(self)
         view.watch = watch
         return view
 
     def fresh(self) -> Forward:
-        """New forward passes with the same settings and cost, for use after weights have changed.
+        """A new `Forward` with these settings that adds to the same `cost`, for use after weights change.
 
-        If `keep` is above 0, they reuse the states before unit `keep`: weights before it must be unchanged.
+        If `keep` is above 0, it reuses the states before unit `keep`: weights before it must be unchanged.
         """
         new = Forward(self.model, self.batch_tokens, self.scales, self.cost)
         if self.keep:
@@ -325,7 +325,7 @@ def _at(batch: Batch, hidden: Tensor, at: slice) -> Tensor:
 
 
 def _log_totals(found: Iterable[Distributions]) -> Tensor:
-    """The logarithm of sum exp(logit) at each position, in float64 on the CPU."""
+    """The log-sum-exp of the logits at each position, in float64 on the CPU."""
     return torch.cat([distribution.log_total.cpu() for distribution in found])
 
 
@@ -395,7 +395,7 @@ class WalkRequest:
         return plan
 
     def _from_ends(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `run`, but only for masks whose last states are kept (`Ends`); nothing if memory runs out."""
+        """Like `run`, but only for masks whose final states are kept (`Ends`); nothing if memory runs out."""
         if (ends := self.forward.ends) is None or ends.masks is None:
             return
         if ends.rows != self.rows or [*map(id, ends.batches)] != [*map(id, self.forward.batches(self.rows))]:
@@ -441,7 +441,7 @@ class WalkRequest:
                     forward.watch(done, len(mine))
 
     def _count(self, masks: Sequence[Mask], seconds: float) -> None:
-        """Add the walk of these masks to the cost."""
+        """Add the cost of walking these masks to the forward passes' cost."""
         cost, unit = self.forward.cost, masks[0].unit
         shares = self.forward.shares(unit)
         alone = sum(shares[i] for mask in masks for i in mask.kept)
