@@ -134,12 +134,12 @@ def positions_at_once(device: str, vocabulary: int) -> int:
 
 
 def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions to compare at a time, if the dense model's distributions are also in memory."""
+    """The number of positions at a time if the dense model's distributions are in memory as well."""
     return max(1, positions_at_once(device, vocabulary) // 4)
 
 
 def wide(values: Tensor) -> torch.dtype:
-    """The precision in which logits are normalised: float64 for float64, else float32."""
+    """The precision in which logits are normalised: float64 for float64 values, else float32."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 

@@ -1,8 +1,8 @@
 """Limit how much is computed at a time: tokens per batch, branches per pass, bytes of hidden states.
 
 The batches do not depend on the amount of free memory, since other batches would change the last bits of
-losses. Free memory limits how many masks are walked at a time: their hidden states take at most a quarter of
-it. Batches become smaller only if memory runs out nevertheless.
+losses. Free memory limits the number of masks in a walk (`prefix_tree.py`): hidden states take at most a
+quarter of it. Batches become smaller only if memory runs out nevertheless.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MemoryBudget:
         return max(1, self.batch_tokens // tokens) if on_disk or (exact and small) else 1
 
     def sizes(self, rows: tuple[Row, ...], held: int) -> StateBytes:
-        """The room for hidden states and the sizes of a state, in bytes; equal on all ranks.
+        """The `StateBytes` for walks over these rows; equal on all ranks.
 
         `held` is the size in bytes of states that exist already and may be replaced.
         """

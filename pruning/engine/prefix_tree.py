@@ -208,7 +208,7 @@ class Ends:
     """States after the last unit, from which the whole head can score a mask without running blocks.
 
     They are kept only at the scored positions, for the masks of one request: the states (n, D) at the n
-    targets of each batch, by mask. `masks` is None while the states are computed; then it contains the
+    targets of each batch, by mask. `masks` is None while the states are computed; afterwards it contains the
     request's masks. Each rank keeps the states of its own batches, and `masks` is equal on all ranks.
     `reserved` is the size of all states in bytes, on the rank that has the most.
     """
@@ -258,7 +258,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes: `room` for all states, `walked` per mask's state in a walk, `kept` per state on all batches."""
+    """Bytes: the room for all states, a mask's state in a walk, a prefix's kept states on all batches."""
 
     room: float
     walked: int

@@ -184,7 +184,7 @@ class _Judge:
         return record, ridge
 
     def _losses(self, maps: dict[int, Tensor]) -> dict[str, float]:
-        """The pruned model's loss with some maps on each source's held-out samples, in nats per token."""
+        """With these maps, the pruned model's loss on each source's held-out samples, in nats per token."""
         with repaired(self.forward.model.module, Repair(maps)):
             ((_, values, _),) = self.forward.fresh().loglikelihoods(self.rows, [self.mask])
         sums: dict[str, float] = {}
@@ -304,7 +304,7 @@ def _run_sums(
 ) -> tuple[Sums, Sums]:
     """A run's sums over the samples for fitting, and those over the held-out samples.
 
-    M and the states y are from the model without the `earlier` runs, repaired by `before`.
+    M and the states y are from the model without the `earlier` runs, which the maps `before` repair.
     """
     module, rows, held = forward.model.module, samples.rows, heldout_rows(samples, fit.heldout)
     sums, outputs = (Sums.empty(fold), Sums.empty(fold)), list[Tensor]()

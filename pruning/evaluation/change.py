@@ -50,7 +50,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
     """How much each perplexity and accuracy of another model differs from the dense model's, by metric.
 
     `which` is the other model: `pruned`, `uncompensated` or `healed`. `results` is the results folder, with
-    the values of each window and item. Without them, the two models' errors are combined.
+    the values of each window and item. Without these values, the two models' errors are combined.
     """
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     dense, smaller = evaluation["dense"], evaluation[which]
@@ -69,7 +69,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
 def change_of(
     name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
 ) -> QualityChange:
-    """How a perplexity or accuracy changes from the first to the second model, given metrics and terms."""
+    """The change of a metric from the first to the second model, given both models' metrics and terms."""
     accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)

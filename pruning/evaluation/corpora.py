@@ -97,8 +97,8 @@ class Corpus:
 def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int | None) -> Iterator[Row]:
     """Yield windows over a text; each scores only tokens that no earlier window scores.
 
-    This follows the perplexity guide of transformers. Every window begins with the tokens `first`. The first token of
-    a window is never scored, since no token before it predicts it.
+    This follows transformers' perplexity guide. Every window begins with the tokens `first`. The first token
+    of a window is never scored, since no token before it predicts it.
     """
     payload = window - len(first)
     step = min(stride or payload, payload)

@@ -112,7 +112,7 @@ class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
     The seed of `windows` is also that of the sampled continuations. `dense` contains the dense model's
-    sampled and greedy continuations; None before it is measured.
+    sampled and greedy continuations; None before they exist.
     """
 
     windows: Samples
@@ -132,11 +132,11 @@ class Prompts:
 
     @property
     def length(self) -> int:
-        """The number of tokens of a prompt and its longest continuation."""
+        """The number of tokens in a prompt together with its longest continuation."""
         return self.windows.length + self.new_tokens
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of runs of tokens that are also in the calibration data."""
+        """The number of token runs that are also in the calibration data."""
         return self.windows.shared(calibration)
 
     def beside(self, dense: Path) -> Prompts:

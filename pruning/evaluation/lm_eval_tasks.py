@@ -107,7 +107,7 @@ class EvalTask:
 
     @property
     def asked(self) -> list[tuple[Any, ...]]:
-        """All requests as lm-eval sends them, repeats included: contexts with continuations or settings."""
+        """All requests as lm-eval sends them, repeats included: a context and a continuation or settings."""
         times = range(self.task.config.repeats or 1)
         return [tuple(asked) for request in self.requests for asked in request["asked"] for _ in times]
 
@@ -278,7 +278,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If a task extracts answers by several filters, the first gives `name`; each other has its own metric.
+    If several filters extract answers, the first one's score is `name`; the others have their own metrics.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -331,7 +331,7 @@ def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval's warnings (its uses here are intended) and the progress bars of its short steps."""
+    """Silence lm-eval's warnings (what they warn of is intended) and its progress bars for short steps."""
     import lm_eval.api.model
     import lm_eval.api.task
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -532,10 +532,10 @@ def tasks_data(
     new_tokens: int | None = None,
     written: bool = False,
 ) -> tuple[bool, Task]:
-    """Whether the answers of a task or group are generated (allowed only if `written`), and its data.
+    """Whether a task's or group's answers are generated (allowed only if `written`), and its data.
 
     If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`,
-    and InputError if a task cannot be measured or prompted, or if a group mixes both kinds.
+    and InputError if a task cannot be measured or prompted, or if only some of a group's tasks are generated.
     """
     tasks = []
     for loaded in load_tasks(name):

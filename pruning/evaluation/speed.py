@@ -2,7 +2,7 @@
 
 The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory
 without the removed units (`models/removal.py`). It equals a model loaded from an export, except if a mask
-removes one sub-layer of a block. Then an export contains both sub-layers, but this model only the kept one.
+removes one sub-layer of a block. Then the export still contains that sub-layer, and this model does not.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Speed:
         return Measured({name: {"device": device_name(model), **settings, **timed}}, settings)
 
     def timings(self, models: Models) -> dict[str, Any]:
-        """The `sizes` of models by name, and their times in `runs`, one for each batch size and prompt length."""
+        """The models' `sizes` by name, and in `runs` their values for each batch size and prompt length."""
         sizes = {}
         for which, context in models.items():
             with context() as model:
@@ -197,7 +197,7 @@ def weight(model: Any) -> tuple[int, int]:
 class Peak:
     """Measures extra memory: the peak use after this object is created, minus the use at its creation.
 
-    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's, known only on Linux.
+    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's memory (Linux only).
     """
 
     def __init__(self, device: torch.device) -> None:

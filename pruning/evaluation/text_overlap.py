@@ -25,7 +25,7 @@ REMEDY = "Choose another calibration.seed or other data, or allow the overlap wi
 
 
 def check_disjoint(calibration: Samples, data: Mapping[str, Data], remedy: str = REMEDY) -> None:
-    """Raise InputError, ending with `remedy`, if calibration and evaluation share items or runs of text."""
+    """Raise InputError if calibration and evaluation share items or text; `remedy` ends the message."""
     for metric, shared in overlaps(calibration, data).items():
         evaluated, windows = data[metric], windows_of(data[metric])
         if windows is not None:

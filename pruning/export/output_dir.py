@@ -25,7 +25,7 @@ CURE = "Move this away, or choose another directory (force=true does not replace
 
 
 def directory(out: str | Path) -> Path:
-    """The absolute path of an output directory, links followed. Raises InputError if it is invalid, `.` or `/`."""
+    """An output directory's absolute path, with links resolved. Raises InputError if invalid, `.` or `/`."""
     if not str(out).strip() or str(out) == ".":
         raise InputError(
             f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
@@ -110,7 +110,7 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 
 
 def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], force: bool) -> None:
-    """Raise InputError if the record of an earlier export lacks a wanted entry or has another value for it.
+    """Raise InputError if an earlier export's record lacks a wanted entry or has a different value for it.
 
     If `force` is true or there is no earlier export (None), nothing is raised.
     """

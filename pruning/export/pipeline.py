@@ -89,7 +89,7 @@ def export(wanted: Request) -> Facts:
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """Record entries: without `force`, an earlier export is replaced only if its entries equal these."""
+    """The record entries that an earlier export must share to be replaced without `force`."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -142,7 +142,7 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
 
 
 def check_export(cell: Cell) -> None:
-    """Raise InputError if the export that a cell asks for would fail after its search.
+    """Raise InputError if the export that a cell asks for would fail after the search.
 
     An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be
     replaced only if the cell is finished and found that file's mask.

@@ -89,7 +89,7 @@ def is_gguf(out: Path) -> bool:
 def settled(wanted: Request) -> Request:
     """The same request; a mask that removes only whole blocks becomes a mask over blocks.
 
-    Otherwise, the export zeroes removed sub-layers. Raises InputError if the mask removes nothing or all.
+    For other masks, the export zeroes removed sub-layers. Raises InputError if nothing or all is removed.
     """
     mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:
@@ -200,7 +200,7 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
 
 
 def _moved(model: Model, revision: str, settings: Mapping[str, str]) -> Model:
-    """A cell's model, with the settings that a command changes, at the commit that the cell was run on.
+    """A cell's model with the settings that a command changes, at the commit that the cell's run used.
 
     Raises InputError if the command names another model.
     """

@@ -51,7 +51,7 @@ class Training:
     `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens`
     tokens, at most `micro_tokens` of them at a time. `warmup` and `eval_every` count steps. The learning rate
     falls in the last steps; `decay` is their share of all steps. `heldout` windows are kept for the held-out
-    loss. If this loss reaches no new minimum in `patience` evaluations, training stops (0: never).
+    loss. Training stops early after `patience` evaluations without a new minimum of this loss (0: never).
 
     If `lr` is None, short trials choose the learning rate (`rate.py`). If `candidates` is above 1, that many masks of
     the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round. The mask with

@@ -1,8 +1,8 @@
 """Heal one mask: train the smaller model, and return the weights that have changed.
 
 Training runs that differ only in their budget can share their first steps. The state at which a run's
-learning rate begins to fall is kept in `trunk-LINE/`, and a run with a larger budget continues from this
-state. Files that only one run needs are in a folder that the run's digest names.
+learning rate begins to fall is kept in `trunk-LINE/` (see `Training.line`), and a run with a larger budget
+continues from it. Files that only one run needs are in a folder named after the run's digest.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Healed:
     """A healed model, its changed weights by their names in the dense model, and how it was healed.
 
     `heldout_after` is the held-out loss of these weights, `trained` is the number of trained parameters, and `epochs`
-    is how often the budget reads the text.
+    is how many times the budget covers the text.
     """
 
     smaller: SmallerModel
@@ -522,7 +522,7 @@ def write_healed(
 
 
 def read_record(folder: Path) -> HealRecord | None:
-    """The record of a healed model; None if healing is not finished; equal on all ranks."""
+    """The record of a healed model, or None if healing is not finished; the same on all ranks."""
 
     def read() -> HealRecord | None:
         path = folder / RECORD
