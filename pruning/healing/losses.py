@@ -68,7 +68,7 @@ def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
 
 
 class _Readout(torch.autograd.Function):
-    """The loss of states (n, D). The forward pass also computes its gradient, which the backward pass returns."""
+    """The loss of states (n, D). The forward pass also computes the loss's gradient for the backward pass."""
 
     @staticmethod
     def forward(

@@ -1,14 +1,14 @@
 """Choose the learning rate for healing by short trials, before the budget is spent: `heal.lr=null`.
 
-No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`),
-with warm-up and decay, and is judged by its lowest loss on held-out windows. Rates are tried from the largest
-to the smallest, and trials end if a rate is not better than the previous one. If no trial lowers the held-out
-loss, the budget is not spent: training ends after the steps of a trial, no candidates are healed, and the
-weights before training are kept.
+No rate is right for all models. A trial heals the mask on the text of the full training run, but only for a
+few steps (`TRIAL_STEPS`), with warm-up and decay. It is judged by its lowest loss on held-out windows. Rates
+are tried from the largest to the smallest, until a rate is not better than the previous one. If no trial
+lowers the held-out loss, the budget is not spent: training stops after as many steps as a trial has, no
+candidates are healed, and the weights before training are kept.
 
-A trial is an ordinary training run with a small budget, so healing continues from the state at which the best trial's
-rate began to fall. Each trial is a line of `rates-LINE.jsonl` in the folder of training runs; if a command is killed,
-the next one does not repeat these trials.
+A trial is an ordinary training run with a small budget, so healing continues from the state at which the
+best trial's rate began to fall. Each finished trial is a line of `rates-LINE.jsonl` in the folder of training
+runs. If a command is killed, the next command does not repeat finished trials.
 """
 
 from __future__ import annotations

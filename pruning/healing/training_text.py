@@ -50,7 +50,7 @@ class HealingText:
 
     @cached_property
     def beginning(self) -> str:
-        """A digest, equal for two budgets if the smaller one's windows come first in the larger one's."""
+        """A digest that two budgets share if the larger budget's windows begin with the smaller budget's."""
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
@@ -186,6 +186,6 @@ def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
 
 
 def check_length(length: int, limit: int | None, model: str) -> None:
-    """Raise InputError if windows of `length` tokens are longer than the model reads (None: no limit)."""
+    """Raise InputError if `length` exceeds `limit`, the model's longest input (None: no limit)."""
     if limit is not None and length > limit:
         raise InputError(f"heal.length={length} is too long: {model} reads at most {limit} tokens.")

@@ -67,7 +67,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless it is done, evaluated and healed as requested on current files."""
+    """The result of a cell; None unless it is done, evaluated and healed as requested from current files."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -160,7 +160,7 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
 def all_states(results: Path) -> dict[str, CellState]:
     """The states, by key, of the submitted cells and of all other cells in a results folder's studies.
 
-    While a cell that was not submitted runs, other such cells without a result count as waiting. Raises the
+    While one of these other cells runs, those of them without a result count as waiting. Raises the
     errors of `cell_states`.
     """
     states = cell_states(results)

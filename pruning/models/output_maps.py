@@ -2,8 +2,8 @@
 
 A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add
 c * o T instead, with a matrix T (D, D), its last weights are multiplied by T along their output axis. If the
-block normalises o before adding it (Gemma), T must be diagonal. It is then folded into the weight w of the
-norm, which multiplies by w or 1 + w. Tests with random values show which case applies; names are not used.
+block normalises o before adding it (Gemma), T must be diagonal. It is then folded into the norm's weight
+w; some norms multiply by w, others by 1 + w. Tests with random values, not names, show which case applies.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context, the model has the given values of some weights; use a new `Forward` inside it."""
+    """Within this context, the given weights replace the model's own; use a new `Forward` there."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:
@@ -268,7 +268,7 @@ def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 class _Twin:
-    """A copy of a module with the random weights `saved`, and its arguments with a random hidden state."""
+    """A copy of a module with the random weights `saved`, and arguments for it with a random hidden state."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.generator = _seeded()
@@ -298,7 +298,7 @@ class _Twin:
         return state
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The weight names `names`, in the order in which the modules of the weights return."""
+        """The names of weights, in the order in which the weights' modules return."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}
@@ -375,7 +375,7 @@ def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Mo
 
 
 def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """A minimal set of weights, by name, whose zeros make the module return zeros; empty if there is none."""
+    """A minimal set of weight names: if these weights are 0, the module returns zeros; empty if none do."""
     twin = _Twin(main, args, kwargs)
     names, zeros = twin.in_order(twin.weights), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
     twin.set(zeros)

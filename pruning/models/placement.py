@@ -1,4 +1,4 @@
-"""Choose each weight's device from the configuration, before weights are read; define a loaded model's class.
+"""Choose weights' devices from the configuration, before weights are read; define `LanguageModel`.
 
 If a model fits one GPU, the model is placed on that GPU. A larger model is spread over the GPUs of its rank,
 block by block. The GPUs work one after another, so more GPUs give more memory but no more speed.

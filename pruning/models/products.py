@@ -1,6 +1,6 @@
 """Matrix products in float32 for half-precision models, on processors that multiply float32 faster.
 
-Processors without AMX take about twice as long in bfloat16 as in float32; with AVX2 only, eight times.
+Processors without AMX take about twice as long in bfloat16 as in float32; those with only AVX2, eight times.
 Linear layers then convert inputs and weights to float32, multiply, and round the product. This is as precise
 as a product in half precision, which also adds in float32; only the order of the additions differs.
 """
@@ -98,7 +98,7 @@ def _cuts(weight: Tensor) -> list[slice]:
 def for_any_rows() -> Iterator[None]:
     """Within this context, `Float32Linear` multiplies in float32 for any number of rows.
 
-    So a race, which starts with few samples, gets the losses of a search that scores all samples at once.
+    So a race, which starts with few samples, gets the same losses as a search that scores all at once.
     """
     global _within
     _within += 1

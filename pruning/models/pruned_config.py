@@ -2,7 +2,7 @@
 
 Settings per block (kinds of attention, blocks with experts, ...) are filtered and renumbered. Some
 architectures instead compute such a setting from a block's number, so it can change with the number.
-Therefore both models are built without weights, and the kept blocks are compared.
+Therefore the dense and the smaller model are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
-    """Both models, without weights. Raises InputError unless the smaller model's blocks are the kept blocks.
+    """The dense and the smaller model, without weights. Raises InputError if a kept block would change.
 
     Of the compared properties (`_traits`), only a block's number and the number of blocks may differ.
     """

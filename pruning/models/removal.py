@@ -1,8 +1,8 @@
 """Temporarily remove units from a model in memory. It then equals a model loaded from the mask's export.
 
 Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the
-configuration become those of the smaller model, so it can generate with a cache. If only one sub-layer of a
-block is removed, its modules are replaced by modules without weights.
+configuration become those of the smaller model, so the model can generate with a cache. If only one sub-layer
+of a block is removed, the sub-layer's modules are replaced by modules without weights.
 """
 
 from __future__ import annotations

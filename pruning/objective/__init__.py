@@ -66,7 +66,7 @@ class Loss:
 def mapped(
     rows: Iterable[tuple[Mask, list[float], float]], terms: Callable[[list[float]], Sequence[float]]
 ) -> Scored:
-    """Yield each mask with the terms of the samples, which `terms` computes from the values of the rows."""
+    """Yield each mask with the samples' terms, which `terms` computes from the rows' values."""
     for mask, values, seconds in rows:
         yield mask, terms(values), seconds
 

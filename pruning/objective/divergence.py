@@ -37,7 +37,7 @@ def between_distributions(
     value: Callable[[Distributions, Distributions], Tensor],
     bounded: bool = False,
 ) -> Loss:
-    """A loss: the mean over scored positions of `value(pruned, dense)`, which maps m positions to (m,).
+    """A loss: the mean over scored positions of `value(pruned, dense)`, a tensor (m,) for m positions.
 
     The term of a sample is the mean over its scored positions: those of a window, or of all answers of an
     item. If `bounded` is true, `value` must be the divergence, and the loss has bounds.

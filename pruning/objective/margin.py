@@ -38,7 +38,7 @@ class Margin:
         """The loss over multiple-choice items, with one term per item."""
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
-            """The gaps' gradients, which are the gaps of the scores' gradients, since gaps are linear."""
+            """The gradients of the gaps, computed as gaps of the scores' gradients (a gap is linear)."""
             from pruning.engine.dense_pass import gate_gradients
 
             columns = gate_gradients(forward, samples.rows, unit).T.tolist()

@@ -22,8 +22,8 @@ class MutualInformation:
     """Minus the mutual information, in nats, of the states that a removal joins, summed over removed blocks.
 
     Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So both states
-    of a token are projected onto one random direction u; the residual stream has the same coordinates at
-    every block. The mutual information of the two projections is estimated over the tokens of a row:
+    of a token are projected onto a random direction u, the same for both because all blocks share the
+    residual stream. The mutual information of the two projections is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"

@@ -1,1 +1,1 @@
-"""Checks against published masks: the papers' numbers, this program's numbers, and what explains a gap."""
+"""Checks of published masks: compare the papers' numbers with this program's, and explain the gaps."""

@@ -102,7 +102,7 @@ class Theirs:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published perplexity, its protocol and source, and its `pairing` (in `PAIRINGS`) with the mask."""
+    """A published perplexity; `pairing` (see `PAIRINGS`) says how its source relates to the mask's."""
 
     value: float
     theirs: Theirs
