@@ -54,7 +54,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A published number of a mask, its own protocol (`own`), and the common protocol for its text (`one`).
+    """A mask's published number, that number's protocol (`own`), and the common one for its text (`one`).
 
     `number` is None if no source prints a number. `one` is None if the text has no common protocol. `own` is
     None if there is no number, or if its protocol cannot be followed.
@@ -306,7 +306,7 @@ def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | No
 
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
-    """Possible causes, as texts: the protocol or weights if the dense model differs, too; else the mask."""
+    """Hints at a gap's cause: whether the dense model has one too, and whether the pairing is inferred."""
     doubts = [PAIRINGS["inferred"]] if number.pairing == "inferred" else []
     if dense is None or dense.number is None or not row.entry.mask.dropped:
         return doubts
@@ -318,7 +318,7 @@ def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: 
 
 
 def _percent(factor: float) -> str:
-    """A factor as a change in percent, such as `+3.20 %`; 2 or more as a factor, such as `x 40`."""
+    """A factor as text: below 2, a change in percent such as `+3.20 %`; else a multiple such as `x 40`."""
     return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
 
 

@@ -1,7 +1,7 @@
 """A router: from a prompt's hidden states, it predicts the right answer's log-likelihood under each set.
 
 Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error
-has two independent parts: the error of the mean over sets, and of the differences from this mean. The mean
+has two independent parts: that of the mean over sets, and that of the differences from this mean. The mean
 shows how hard a prompt is; only the differences decide the route. Each part has its own ridge strength.
 """
 
@@ -42,7 +42,7 @@ SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks it runs."""
+    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks that it runs."""
 
     sets: Mapping[str, Mask]
     head: Head
@@ -105,7 +105,7 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
 class StateEncoder:
     """Encodes prompts by hidden states after the first `blocks` blocks, which all sets keep (0: embeddings).
 
-    The mean leaves out the first token: in many models, its state is large and does not depend on the prompt.
+    Features: the mean state without the first token's (often large for any prompt), and the last state.
     """
 
     forward: Forward

@@ -29,7 +29,7 @@ Numbers = NDArray[np.int64]
 class ItemScores:
     """The log-likelihoods `sums` (sets, rows), in nats. A row is a choice of an item, with `tokens` tokens.
 
-    `item` has each row's item, counted from 0; an item's rows are adjacent. `right` marks the right choices.
+    `item` has the index of each row's item; an item's rows are adjacent. `right` marks the right choices.
     """
 
     sums: Floats
@@ -54,7 +54,7 @@ class ItemScores:
 
     @cached_property
     def hits(self) -> Floats:
-        """1 if only the right answer has the highest mean, 1/n if it is one of n that do, else 0 (sets, items)."""
+        """1 if only the right answer has the highest mean, 1/n if n choices tie, else 0 (sets, items)."""
         highest = np.maximum.reduceat(self.means, self._starts, axis=1)
         sharing = np.add.reduceat((self.means == highest[:, self.item]).astype(float), self._starts, axis=1)
         return np.asarray((self.loglikelihood == highest) / sharing)
@@ -70,7 +70,7 @@ class ItemScores:
         return self.loglikelihood if name == "loglikelihood" else -self.margin
 
     def random_labels(self, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Random labels (rows,): one choice of each item is right, each choice with the same probability."""
+        """Random labels (rows,): for each item, one choice, drawn uniformly, is marked as right."""
         right = np.zeros(len(self.item), dtype=bool)
         right[self._starts + rng.integers(0, self._choices)] = True
         return right
@@ -152,7 +152,7 @@ FIRST = 1e6  # how many nats of margin a right answer outweighs
 
 @dataclass(frozen=True)
 class Crossed:
-    """Each task's scores under the dense model and then each set; `own` numbers each task's set, from 0."""
+    """Each task's scores under the dense model, then under each set; `own` has each task's set index."""
 
     calibration: Scores
     heldout: Scores
@@ -254,7 +254,7 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """By task, the gain (items,) of sets chosen on one wording and judged on the other; mean of both ways."""
+    """By task, the gain (items,) on one wording of sets chosen on the other; mean of both directions."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():

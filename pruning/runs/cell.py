@@ -106,7 +106,7 @@ class Cell:
 
     @property
     def removal(self) -> Removal:
-        """Which kind of unit is removed, and how many units or which share."""
+        """The kind of unit that is removed, and the number or share of removed units."""
         protect = self.protect
         return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
@@ -253,7 +253,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 def model_of(cell: Cell) -> LanguageModel:
-    """The model of a cell; it stays loaded for further cells with it. Raises what `Model.load` raises."""
+    """The model of a cell; it stays loaded for later cells that use it. Raises what `Model.load` raises."""
     from pruning.engine.devices import exact
 
     exact()

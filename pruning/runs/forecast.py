@@ -53,9 +53,9 @@ SAVED = 16  # bytes of a checkpoint per trained parameter: all of these without 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The seconds for each part of the work, the bytes of memory needed and available, and those of disk needed.
+    """Seconds for each part of the work; bytes of memory, needed and available; bytes of disk needed.
 
-    `trunk` are the bytes on disk that stay only so that a longer training can continue.
+    `trunk` is the size in bytes of files that are kept only so that a longer training run can continue.
     """
 
     parts: Mapping[str, float]
@@ -309,7 +309,7 @@ QUICK = 1.0  # seconds: if one sample takes less, more are timed, because tokens
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Seconds and bytes per token of a training pass; bytes of weights, gradients and optimizer; of a checkpoint."""
+    """Seconds and bytes per training token; bytes of weights, gradients and optimizer; checkpoint bytes."""
 
     seconds: float
     token_bytes: float

@@ -148,7 +148,7 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
 ) -> records.EvaluationRecord:
-    """Metrics of the dense and the pruned model, and of the latter before compensation or repair, if any."""
+    """Metrics of the dense and the pruned model, and of the latter before any compensation or repair."""
     from pruning.models.output_maps import repaired
 
     cell, data, info = prepared.cell, prepared.data, forward.model.info
@@ -360,7 +360,7 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 def new_repair(
     prepared: Prepared, forward: Forward, mask: Mask
 ) -> tuple[Repair | None, records.RepairRecord] | None:
-    """The maps that repair a mask (None: no map helps), and their record; None if no repair is requested."""
+    """A mask's repair (None if no map helps) and its record; None alone if no repair is requested."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell
@@ -419,7 +419,7 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield show(done, total), which displays a measurement's finished batches, after one second."""
+    """Yield show(done, total), which shows the number of finished batches after the first second."""
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:

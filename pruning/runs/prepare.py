@@ -145,8 +145,8 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
 def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> HealingText | None:
     """The text of a finished training run with the cell's settings; None if there is none, or if it overlaps `data`.
 
-    A new evaluation can leave other windows out of `drawn`, which would mean training again. That is needed
-    only if the earlier text shares a run of tokens with the new data.
+    A new evaluation can change which windows are left out of `drawn`. Training is not repeated for that
+    unless the earlier text shares a run of tokens with the new data.
     """
 
     def read() -> list[HealRecord]:

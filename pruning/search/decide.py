@@ -3,8 +3,8 @@
 If a search uses only the `best` masks of a request, the others need not be scored in full. Four mechanisms
 save work or make the choice more certain. Only `Decider.decide` combines them:
 
-- lower bounds rule out masks before they are scored, if nothing else reads their losses;
-- a race rules out masks after some of the samples (`racing.delta`);
+- lower bounds rule out masks before they are scored, if only the search reads the losses;
+- a race rules out masks after scoring them on some of the samples (`racing.delta`);
 - near ties, whose order rounding could reverse, are settled in float32 (`near_ties.most`);
 - a lazy round asks for its candidates in several requests and gets estimated losses for ruled-out masks.
 """
@@ -54,7 +54,7 @@ class Decider:
         return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
 
     def decide(self, request: Ask, best: int) -> dict[Mask, float]:
-        """The losses by which the `best` masks are chosen. A ruled-out mask has no loss, or an estimate."""
+        """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or none."""
         if not request.known:  # the request begins a round
             self.ruled_out, self.estimated = {}, {}
         known = [mask for mask in request.known if mask not in self.ruled_out]
@@ -87,7 +87,7 @@ class Decider:
         return losses
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
-        """For each mask of a request, its known score or a bound below it; empty if bounds are not used."""
+        """The known score of each mask of a request, or else a lower bound; empty if bounds are not used."""
         # Bounds would change the predictions of a lazy search, and rule out few masks earlier than a race does.
         if (
             not self.bounding
@@ -227,7 +227,7 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
 
 @dataclass(frozen=True)
 class View:
-    """The scores that a choice compares: losses or, with `rise`, rises above a base mask's loss per cost.
+    """The compared scores: losses or, with `rise`, rises above a base mask's loss, divided by cost.
 
     Each term of a score is changed in the same way, so standard errors and paired differences remain valid.
     Costs are multiples of the lowest cost in a request. So a rise is never larger than the difference of
@@ -262,7 +262,7 @@ class View:
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
         """The losses of masks, raised so that their rises per cost are in the order of `settled`.
 
-        A mask keeps its own loss unless its rise in `settled` is higher than its own rise.
+        A mask's loss is raised only if `settled` has a higher rise for the mask.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
@@ -315,8 +315,8 @@ NEAR, FAR = 3, 10
 class FloatLoss:
     """The loss in float32 and the journal of its scores.
 
-    `make` returns None if float32 is not available. The loss contains a float32 copy of the model, so it is
-    made again for each call of `scores` and is not kept.
+    `make` creates the loss, or returns None if float32 is not available. The loss contains a float32 copy
+    of the model, so it is made again for each call of `scores` and is not kept.
     """
 
     make: Callable[[], Loss | None]
@@ -402,7 +402,7 @@ class Settler:
         return self._exact(last, others, ranked[best].loss - last.loss, view)
 
     def _exact(self, last: Score, others: Sequence[Score], lead: float, view: View) -> dict[Mask, float]:
-        """The float32 losses of the mask of `last` and of masks near it; empty if none can take its place.
+        """The float32 losses of `last` and of the nearest masks; empty if none can take its place.
 
         `lead` is the difference between the losses of `last` and of the nearest mask that can take its place.
         """
@@ -421,7 +421,7 @@ class Settler:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The float32 losses of masks; empty if unavailable. Updates `rounding`, the largest so far."""
+        """The float32 losses of masks; empty if unavailable. Updates `rounding`, the largest error so far."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
@@ -495,8 +495,8 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
     """The runner-up and the ties of a winner among `others`, which are complete masks of the same space.
 
     A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
-    compared. The runner-up is the mask whose loss exceeds the winner's loss by the least. Masks scored on all
-    samples come before those that a race or a search stage scored on a part of the samples.
+    compared. The runner-up is the mask whose loss exceeds the winner's loss by the least. It is chosen among
+    the masks scored on all samples; if there are none, among those scored on a part of the samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -513,7 +513,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 
 
 def certainty(found: MarginsRecord) -> str:
-    """A text on how certain a choice is: the runner-up, the ties, and choices closer than the rounding."""
+    """A text on a choice's certainty: the runner-up, the ties, and choices that rounding may have decided."""
     if (second := found["runner_up"]) is None:
         return "no other mask of this size was scored"
     near = found.get("near_ties", {"open": 0})["open"]

@@ -33,8 +33,8 @@ GATES = "gates.json"  # beside the journal, so that a resumed search gets the sa
 class Problem:
     """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
 
-    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, only
-    the search reads the losses. Lower bounds may then rule out masks whose losses the search does not need.
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit). `bounds` is true if
+    only the search reads the losses; lower bounds may then rule out masks whose losses it does not need.
     """
 
     algo: Algo
@@ -138,7 +138,7 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    Gates count as a request for all single removals, which are scored if the objective has no gradient.
+    A request for gates counts like a request for all single removals; without gradients, these are scored.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
@@ -174,8 +174,8 @@ def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
 
     The largest mask is the mask that removes the most units; if there are several, the one with the lowest
     loss is extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget,
-    the largest mask is the costliest mask of several units. The cheapest unit is then the unit with the
-    smallest rise of the loss per cost. Units that were never removed alone are added last.
+    the largest mask is the costliest mask that removes several units, and the cheapest unit is the unit
+    with the smallest rise of the loss per cost. Units that were never removed alone are added last.
     """
 
     def size(mask: Mask) -> float:

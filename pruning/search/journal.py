@@ -108,7 +108,7 @@ class ScoreBook:
         return score
 
     def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
-        """Lower bounds of the masks' full scores, known or computed; empty if they are not available."""
+        """Known and newly computed lower bounds of the masks' full scores; empty if any mask has none."""
         journal, loss = self.bounds, self.losses.whole
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
@@ -124,7 +124,7 @@ class ScoreBook:
         self.count += len(masks) * self._wanted(samples) / self.samples
 
     def paid(self) -> tuple[float, float]:
-        """The numbers of requested losses that this cell has computed and that other cells have computed.
+        """How many of the requested losses this cell has computed, and how many other cells have computed.
 
         A loss over a fraction of the samples counts as that fraction.
         """
@@ -140,7 +140,7 @@ class ScoreBook:
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: all if None; else `samples`, or more if a part would be missing."""
+        """The number of samples to score: all if None; else `samples`, or more if an estimate needs more."""
         if samples is None:
             return self.samples
         return min(max(samples, self.estimate.least), self.samples)
@@ -201,7 +201,7 @@ class Journal:
         """Read the journal of an earlier run; if there are several ranks, only the first rank reads the file.
 
         An incomplete last line is cut off; other damaged lines raise DamagedError. If `estimate` is given, so
-        do lines whose loss contradicts their terms. They are not repaired: loss or terms can be wrong.
+        do lines whose loss contradicts their terms; they are not repaired, because either can be wrong.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks, estimate, unit))
 
@@ -231,7 +231,7 @@ class Journal:
         return [] if others is None else collectives.on_first(lambda: others.find(masks))
 
     def add(self, score: Score) -> None:
-        """Append a score, at once on disk, if it covers more samples than the mask's known score."""
+        """If a score covers more samples than the mask's known score, write it to the journal at once."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 storage.append_line(self.path, score.to_line())

@@ -3,12 +3,12 @@
 depth-pruning compare MODEL OTHER... [eval=embedded] [model.dtype=float32] [NAME=VALUE ...]
 
 MODEL is a directory that save_pretrained wrote, a GGUF file, OWNER/NAME on the hub, or an option of the group
-`model`, such as smollm2. OTHER is one of these, or a finished cell's folder for its pruned model, with any
-repair and training. All are measured on this machine, on the same texts and items. The table gives bits per
-byte, speed, size, memory, and the metrics of eval= with their differences from MODEL. NAME=VALUE are settings
-of eval, tracker and paths as in `depth-pruning grid`; model.dtype, model.device_map and model.products apply
-to all models. Measurements are kept, so a command that was stopped continues if it is given again. The
-options of eval are listed below; speed, and options that generate continuations, are refused.
+`model`, such as smollm2. OTHER is one of these, or the folder of a finished cell, whose pruned model is then
+measured, with any repair and training. All are measured on this machine, on the same texts and items. The
+table gives bits per byte, speed, size, memory, and the metrics of eval= with their differences from MODEL.
+NAME=VALUE are settings of eval, tracker and paths as in `depth-pruning grid`; model.dtype, model.device_map
+and model.products apply to all models. Measurements are kept, so a stopped command continues if repeated. The
+options of eval are listed below; eval=speed and options that generate continuations are refused.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
 class ComparedModel:
     """A model to compare: the dense model of `cell` or, if `done` is its result, its pruned model.
 
-    `data` maps metrics to their data. `others` are the metrics on texts that this model's tokenizer and the
-    first model's split differently.
+    `data` maps metrics to their data. `others` are the metrics on texts that this model's tokenizer splits
+    differently from the first model's tokenizer.
     """
 
     place: str
@@ -130,7 +130,7 @@ class ComparedModel:
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell that is never run but has the command's settings, and the settings of `model` for all models."""
+    """A cell that only holds the command's settings and is never run; the `model` settings for all models."""
     for word in settings:
         if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(

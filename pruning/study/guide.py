@@ -99,13 +99,13 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell, with the export directory of `asked` or, if that is a default, its own default."""
+    """The decided cell, with the export directory of `asked`; a default becomes this cell's default."""
     own = asked.export == asked.folder / SMALLER
     return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:
-    """Print a cell's models, the last one's differences from the dense one, and how certain the mask is."""
+    """Print a cell's models, how the last differs from the dense one, and how certain the mask is."""
     name = result["model"]["name"]
     say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}\n")
     which, _ = [*stages(result)][-1]
@@ -119,7 +119,7 @@ def say_result(result: DoneResult, results: Path) -> None:
 
 
 def say_where(cell: Cell) -> None:
-    """Print the paths of the model's card and of its cell, what may be deleted, and how to look."""
+    """Print where the model's card and cell are, what may be deleted, and the command to browse results."""
     assert cell.export is not None
     say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}")
     if size := sum(path.stat().st_size for path in cell.folder.glob("healed/trunk-*/*")):

@@ -46,7 +46,7 @@ def heal_folder(cell: Cell) -> None:
 def cell_of(words: Sequence[str]) -> Cell:
     """The finished cell named on the command line, with the requested settings of healing.
 
-    Raises InputError for a wrong setting or a renamed folder, and DamagedError without a finished cell.
+    Raises InputError for a wrong setting or a renamed folder, and DamagedError if there is no finished cell.
     """
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]

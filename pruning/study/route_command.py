@@ -1,4 +1,4 @@
-"""Choose for a prompt which units a model runs without, print the reasons, and generate without these units.
+"""Choose the units that a model leaves out for a prompt, print the reasons, and generate without these units.
 
 depth-pruning route FOLDER PROMPT [question=false] [max_new_tokens=64]
 

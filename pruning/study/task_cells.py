@@ -69,7 +69,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
-    """Raise InputError if the cells cannot be crossed, or if tasks share items. Computes no losses."""
+    """Raise InputError if tasks cannot be scored under all sets, or share items. Computes no losses."""
     if not isinstance(launcher, InProcess) or collectives.world_size() > 1:
         raise InputError(
             "a study of tasks needs launcher=local and one process: it ends by scoring all tasks under all sets here."
@@ -102,7 +102,7 @@ class TaskData:
 
 
 def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
-    """The items of each task in a group, in the order of its cells."""
+    """The items of each task in a group, in the order of the group's cells."""
     tokenizer, rewording = group[0].model.tokenizer, settings.rewording
     found = []
     for cell in group:

@@ -87,7 +87,7 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is an MLflow database. Unchecked, MLflow would create or alter it."""
+    """Raise InputError unless `file` is an MLflow database: otherwise, MLflow would create or alter it."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(
