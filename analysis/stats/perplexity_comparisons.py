@@ -94,7 +94,7 @@ FIELDS = list(RelativePerplexity.__dataclass_fields__)
 class Comparisons:
     """Frames whose rows have a model, k, the names of what is compared, and the fields of RelativePerplexity.
 
-    `objectives` are relative to `reference`, `searches` to one-shot for the same objective, and `states` to the
+    `objectives` are compared with `reference`, `searches` with one-shot for the same objective, and `states` with the
     pruned masks of the same objective and search.
     """
 

@@ -6,7 +6,7 @@ confidence bound, mean - kappa * deviation. The candidates are all sets one swap
 sets, and as many draws from the prior. Swaps are used because a surrogate is reliable only near scored sets,
 as in trust-region methods (Wan et al., arXiv 2102.07188).
 
-Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; the paper names no surrogate
+Source: search 5 of arXiv 2604.24938, "prior-guided BO: 200 trials, 10 random inits"; the paper names no surrogate
 and no acquisition function.
 """
 

@@ -1,4 +1,4 @@
-"""Beam search. Source: the paper's search (3), B = 5."""
+"""Beam search. Source: search 3 of arXiv 2604.24938, B = 5."""
 
 from __future__ import annotations
 

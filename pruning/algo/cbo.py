@@ -1,6 +1,6 @@
 """CBO with measured coefficients. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161).
 
-The source's coefficients come from gradients (`cbo_hessian.py`). The running time of the paper's search (6),
+The source's coefficients come from gradients (`cbo_hessian.py`). The running time of search 6 of arXiv 2604.24938,
 8,172 seconds, suggests measured coefficients: 30 single removals and 435 pairs would take 8,276 seconds.
 """
 

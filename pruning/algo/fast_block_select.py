@@ -7,7 +7,7 @@ The next P replaces each run of P by a group of its length; the groups are disjo
 loss; ties keep P. This is repeated until P is unchanged or equals an earlier P. P as a whole is never scored,
 so it can be worse than the one-shot set.
 
-Source: the paper's search (7), which is MI-PRUN (arXiv 2601.07212, algorithm 1). The loss replaces mutual
+Source: search 7 of arXiv 2604.24938, which is MI-PRUN (arXiv 2601.07212, algorithm 1). The loss replaces mutual
 information here. MI-PRUN does not state the number of candidates, what a conflict is, or which groups are chosen.
 """
 

@@ -1,4 +1,4 @@
-"""Genetic search. Source: the paper's search (4). All that the paper states is "prior-guided GA: population
+"""Genetic search. Source: search 4 of arXiv 2604.24938. All that the paper states is "prior-guided GA: population
 16, elitism 0.2, mutation 0.15, 10 generations".
 """
 

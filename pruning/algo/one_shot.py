@@ -1,4 +1,4 @@
-"""One-shot search. Sources: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened
+"""One-shot search. Sources: search 1 of arXiv 2604.24938, "top-k selection"; the perplexity criterion of Shortened
 LLaMA (arXiv 2402.02834, section 2.2).
 """
 
