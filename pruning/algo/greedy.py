@@ -1,5 +1,5 @@
-"""Greedy search. Sources: search 2 of arXiv 2604.24938; SLEB (arXiv 2402.09025, algorithm 1), which protects the first
-and the last block (`protect.first=1 protect.last=1`).
+"""Greedy search. Sources: search 2 of arXiv 2604.24938; SLEB (arXiv 2402.09025, algorithm 1), which protects the
+first and the last block (`protect.first=1 protect.last=1`).
 """
 
 from __future__ import annotations
