@@ -94,7 +94,7 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or a note.
 
     Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all others.
-    `searches` counts the panel's algorithms; `distinct` counts those with equal masks in every draw as one.
+    `searches` counts the panel's algorithms; in `distinct`, those with equal masks in every draw count as one.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))

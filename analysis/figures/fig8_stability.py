@@ -60,7 +60,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def _percent(values: pd.Series[float], drawn: CellDraws) -> tuple[float, float, float]:
-    """The mean of shares in percent, with its interval clipped to 0 and 100. `drawn` has the draws of all rows."""
+    """The mean of shares in percent, with its interval clipped to 0 and 100. `drawn` has each row's draw."""
     mean = over_draws(100 * values.astype(float), drawn.take(values.index.to_numpy()))
     low, high = np.clip([mean.low, mean.high], 0, 100)
     return mean.mean, float(low), float(high)

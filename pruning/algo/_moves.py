@@ -35,7 +35,7 @@ STEPS = 200  # exchanges of a random walk; if none gives a new mask, the first o
 def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
     """The losses of removing each unit of `space.fitting()` alone.
 
-    On a budget, the loss of the dense model is asked for too, and subtracted.
+    If a share of the cost is removed, the dense model's loss is also asked for, and subtracted from these losses.
     """
     masks = [space.drop(i) for i in space.fitting()]
     if space.budget is None:
@@ -161,7 +161,7 @@ def exchanged(mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
 def neighbours(mask: Mask, space: Space) -> tuple[Mask, ...]:
     """The distinct masks after exchanging a removed unit for a kept one, each repaired in unit order.
 
-    Without a budget, these are all k * (N - k) masks that differ from `mask` by one swap.
+    If k units are removed, and not a share of the cost, these are all k * (N - k) masks one swap from `mask`.
     """
     kept, found = _others(mask, space), dict[Mask, None]()
     for back in mask.dropped:

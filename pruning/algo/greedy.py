@@ -47,7 +47,7 @@ class Greedy:
         return Found(best, done(space))
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ..., one term per round; on a budget, also the dense model and the path of whole blocks."""
+        """N + (N - 1) + ..., one term per round; for a share of the cost, also the dense model and whole blocks."""
         units = len(space.fitting())
         more = 1 + evaluations_by_blocks(space) if per_cost(space, self.rank) else 0
         return sum(units - done for done in range(space.k)) + more

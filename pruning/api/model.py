@@ -103,7 +103,7 @@ class PrunableModel:
 
 
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
-    """Load a model. `name` is an option of `model`, a directory, a GGUF file, or a name on the hub.
+    """Load a model. `name` is a directory, a GGUF file, a name on the hub, or an option of the group `model`.
 
     `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError

@@ -155,7 +155,7 @@ def embedded_items(part: str) -> list[Item]:
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents in a part of an embedded text; all of `novel` is held out. Can raise UnreachableError."""
+    """The documents in one part of a packaged text; all of `novel` is held out. Can raise UnreachableError."""
     if name == NOVEL:
         return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)

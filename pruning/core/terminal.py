@@ -74,7 +74,7 @@ class _Lines(io.StringIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a state of the bar as a line; returns the length of `text`."""
+        """Write `text`, the state of a progress bar, as a line; returns its length."""
         if line := text.strip():
             self._stream.write(f"{line}\n")
         return len(text)

@@ -113,7 +113,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
     """`targets` and the likeliest tokens, sorted: enough for PROBABILITY, but at most 1 / MOST of all.
 
-    If the result has more than MULTIPLE tokens, the next likeliest ones fill it to a multiple of MULTIPLE.
+    If there are more than MULTIPLE tokens, the next likeliest are added until MULTIPLE divides their number.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

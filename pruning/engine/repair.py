@@ -1,6 +1,6 @@
 """Measure the linear maps that replace removed runs of units (compensation=linear).
 
-Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and unit u = i - 1 before it stays.
+Source: ReplaceMe (arXiv 2505.02819). A run of units i..j-1 is removed, and the preceding unit, u = i - 1, is kept.
 Let y be the state before unit u, m what unit u adds, and h_j the dense model's state after the run. Least
 squares over the calibration tokens gives the map T with y + m T closest to h_j. T is folded into the weights
 of unit u. Units are sub-layers, so before a run of whole blocks, u is the MLP of the preceding block, as in

@@ -319,7 +319,7 @@ def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict
 
 
 def _lm_eval_files(output: Mapping[str, Any]) -> dict[str, bytes]:
-    """Two files, by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
+    """The text of two files, by suffix: lm-eval's results, in its own format, and its samples, one per line."""
     from lm_eval.utils import handle_non_serializable
 
     text = partial(json.dumps, default=handle_non_serializable, ensure_ascii=False)

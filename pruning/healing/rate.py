@@ -6,9 +6,9 @@ are tried from the largest to the smallest, until a rate is not better than the 
 lowers the held-out loss, the budget is not spent: training stops after as many steps as a trial has, no
 candidates are healed, and the weights before training are kept.
 
-A trial is an ordinary training run with a small budget, so healing continues from the state at which the
-best trial's rate began to fall. Each finished trial is a line of `rates-LINE.jsonl` in the folder of training
-runs. If a command is killed, the next command does not repeat finished trials.
+A trial is an ordinary training run with a small budget, and larger budgets continue smaller ones. So healing
+continues the best trial, from the state at which its rate began to fall. Each finished trial is a line of
+`rates-LINE.jsonl` in the folder of training runs. If a command is killed, the next one does not repeat them.
 """
 
 from __future__ import annotations

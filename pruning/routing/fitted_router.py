@@ -42,7 +42,7 @@ SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks that it runs."""
+    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks run to choose a mask."""
 
     sets: Mapping[str, Mask]
     head: Head
@@ -51,7 +51,7 @@ class FittedRouter:
     target: str = "loglikelihood"  # what the router predicts
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
-        """The predictions of the target (sets, prompts)."""
+        """The predicted values of the target, of shape (sets, prompts)."""
         return self.head.predict(encoder.encode(prompts)).T
 
 

@@ -464,7 +464,7 @@ class Comparison:
     def p_value(self) -> float:
         """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
 
-        If there is only one sample, or only one sample of a part, no error can be estimated, and the p-value is 1.
+        With one sample in all, or of a combined objective's part, no error can be estimated; the p-value is 1.
         """
         from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
 

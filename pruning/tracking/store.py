@@ -63,7 +63,7 @@ class MLflow:
                     storage.write_bytes(held, self._state(results, versions))
 
     def record_models(self, results: Path, folder: Path) -> None:
-        """Record each model of a folder's comparison as a run. Raises PruningError if the store fails."""
+        """Record each model of a comparison as one MLflow run. Raises PruningError if the store fails."""
         with plain_errors(self._store(results)):
             client, experiment = self._open(results)
             with self._writing(results):
