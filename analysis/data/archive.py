@@ -121,7 +121,7 @@ def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
 
 
 def _shared(results: Path, cells: Collection[str], own: Iterable[Path]) -> Iterator[Path]:
-    """The scores, measurements and samples that these cells use, and all records of routing."""
+    """The paths of the scores, measurements and samples that `cells` use, and of all records of routing."""
     named = {text for path in own if path.suffix == ".json" for _, text in texts(_json(path))}
     yield from (path for path in (results / "scores").glob("*/*") if path.name in cells)
     for path in (results / "evaluation").rglob("*.json"):
@@ -140,7 +140,7 @@ def _json(path: Path) -> Any:
 
 
 def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
-    """The files of `cells`. Unfinished cells are included, so that their scores need not be computed again."""
+    """The paths of the files of `cells`. Files of unfinished cells are included, so that these can be resumed."""
     for cell in cells:
         yield from (path for name in _CELL_FILES if (path := results / cell / name).exists())
         yield from (results / cell / "healed").rglob("*.json*")
@@ -164,9 +164,9 @@ def _write(results: Path, paths: set[Path], archive: Path) -> None:
 
 
 def _portable(path: Path, results: Path) -> bytes:
-    """The content of a file, with the word results in place of the results folder's private, absolute path.
+    """The content of a file. The absolute path of the results folder, which is private, is replaced by `results`.
 
-    A changed record gets a new seal. Raises DamagedError if its old seal does not match its content.
+    If this changes a record, the record gets a new seal. Raises DamagedError if the old seal did not match.
     """
     content = path.read_bytes()
     if path.name == scoring.NAME and (path.parent / NAME).exists():
@@ -179,7 +179,7 @@ def _portable(path: Path, results: Path) -> bytes:
 
 
 def _shorter(line: bytes) -> bytes:
-    """A journal's line in the form that an archive stores. A damaged line is packed unchanged."""
+    """A journal's line, shortened as archives store it (`_short`). A damaged line is returned unchanged."""
     try:
         return json.dumps(_short(json.loads(line))).encode() + b"\n"
     except (KeyError, TypeError, ValueError):
@@ -187,7 +187,7 @@ def _shorter(line: bytes) -> bytes:
 
 
 def _short(score: dict[str, Any]) -> dict[str, Any]:
-    """A score whose losses per sample have no more digits than its loss needs; none for a partial score."""
+    """The score, with losses per sample rounded to the precision of its loss; a partial score keeps none of them."""
     loss, terms = score["loss"], score["samples"]
     if "of" in score:
         return score | {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}
@@ -215,7 +215,7 @@ SHOWN = 5  # a message lists at most this number of names
 def unpack(archive: Path, results: Path) -> int:
     """Unpack an archive into a results folder and return the number of new files.
 
-    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError
+    Existing files are kept; a warning names those that differ, except `*.jsonl` files. Raises InputError
     if the archive cannot be read, is damaged, or contains anything but data of a study; also if the results
     folder cannot be written, or has a link in place of a folder.
     """
@@ -273,7 +273,7 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
 def _put(scratch: Path, results: Path, names: Collection[str]) -> int:
     """Move each file to its place unless a file is there already; return the number of new files.
 
-    A result marks its cell as finished, so results are moved after the cells' other files. Lists of studies are last.
+    A `result.json` marks its cell as finished, so it is moved after all other files except lists of studies.
     """
     new, kept = 0, []
     for name in sorted(names, key=lambda n: (n.startswith("studies/"), n.endswith(f"/{NAME}"), n)):
@@ -300,7 +300,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the progra
 
 
 def is_archive(results: Path) -> bool:
-    """Whether the name has the suffix of the archives that `pack` writes."""
+    """Whether the name of the path `results` has the suffix that `pack` requires for archives."""
     return results.name.endswith(SUFFIX)
 
 
@@ -322,7 +322,7 @@ def folder(results: Path) -> Path:
 
 
 def main() -> None:
-    """Run the command. It logs the number of packed finished cells, or of unpacked new files."""
+    """Run the command, and log how many finished cells were packed or how many new files were unpacked."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__,

@@ -230,13 +230,13 @@ def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | 
 
 
 def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of a calibration; empty if it has none. A part can have parts of its own."""
+    """The records of the parts of combined calibration data, else empty. A part can be combined itself."""
     nested = (part for part in drawn.values() if isinstance(part, Mapping))
     return [part for part in nested if "source" in part or _parts(part)]
 
 
 def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
-    """The source, file name or hub name of calibration data; if `whole` is true, paths are not shortened."""
+    """The name of calibration data: the source, or a short name of the file or hub path (if `whole`, the path)."""
     if parts := _parts(drawn):
         return " + ".join(str(_data(part, whole)) for part in parts)
     source, path = drawn.get("source"), drawn.get("path")
@@ -249,7 +249,7 @@ def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """If data share a short name, use their paths as names; if models share a name, add their revisions.
+    """Name calibration data by path if different data share a short name; add revisions to models that share one.
 
     The columns `path` and `revision` are dropped.
     """
@@ -267,7 +267,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill in `names` for cells without a usable result: the value that all other cells share, or `unknown`."""
+    """Fill the columns `names` of cells without a usable result: with values that all others share, or `unknown`."""
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, names].drop_duplicates()
     values = known.iloc[0].tolist() if len(known) == 1 else unknown
@@ -279,7 +279,7 @@ def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.Dat
 
 
 def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k of unfinished cells: the ratio times the model's number of blocks, if some cell has that number."""
+    """Fill in k of unfinished cells: the ratio times the model's number of blocks, if a cell records that number."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
     # Rounded as in pruning.core.mask, so that a missing cell appears in the same panel as finished ones.
@@ -287,10 +287,10 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a label in place of each model. If several ratios share a label and k, labels name the ratio.
+    """The frame with labels in `model`. A label names its ratio of the cost if several ratios have the same k.
 
-    `smollm2` stands for whole removed blocks, `smollm2 (sublayer)` for a share of the parameters in
-    sub-layers, and `smollm2 (linear)` for blocks that linear maps replace.
+    `smollm2` stands for k removed blocks, `smollm2 (sublayer)` for a share of the parameters that is removed
+    as sub-layers, and `smollm2 (linear)` for removed blocks that linear maps replace.
     """
     repairs = column(frame, "compensation", NO_COMPENSATION)
     kinds = list(
@@ -313,11 +313,11 @@ OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each metric of each model, drop values that were measured on other data than most cells'.
+    """For each metric of each model, drop values that were measured on other data than those of most cells.
 
-    If a cell is evaluated again on other data, the new value counts. The column `data` maps metrics to
-    digests. It is replaced by `other_data`, which names the metrics of omitted values. Cells without digests
-    keep their values.
+    If a cell is evaluated again on other data, the new value counts. The column `data`, which maps metrics to
+    digests of their data, is replaced by `other_data`, which names the metrics of omitted values. Cells without
+    digests keep their values.
     """
     values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
     left: dict[Hashable, list[str]] = {}
@@ -356,7 +356,7 @@ def filter_column(text: str) -> tuple[str, list[str]]:
 
 
 def _select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
-    """The cells with one of the listed values in each column of `only`.
+    """The cells that have, in each column of `only`, one of the values listed for this column.
 
     If an unfinished cell's value in a column is unknown, the cell is kept.
     Raises ValueError if a listed value occurs in no cell.
@@ -408,11 +408,11 @@ class Metric:
 
     @property
     def sets(self) -> str:
-        """The corpora or tasks, for notes."""
+        """The names of the corpora or tasks, as text for notes."""
         return ", ".join(name.partition("/")[2] for name in self.names).replace("heldout", "held-out data")
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """The values (cells,) of the models `which` (pruned, dense or healed); accuracies are in percent."""
+        """One value per cell (cells,), for its pruned, dense or healed model (`which`); accuracies are in percent."""
         columns = frame.reindex(columns=[f"{which}/{name}" for name in self.names]).astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
@@ -432,8 +432,8 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default, the mean over metrics that nearly all cells have.
 
-    If no metric is that common, the mean is over all. If no cell has all metrics of the mean, the most
-    frequent metric is chosen instead. Raises NothingToRead if the metric was not measured.
+    If no metric is in nearly all cells, the mean is over all metrics. If no cell has every metric of the mean,
+    the most frequent metric is chosen instead. Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:

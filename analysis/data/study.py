@@ -118,7 +118,7 @@ class Journals:
 
     @cached_property
     def traces(self) -> dict[str, list[TraceLine]]:
-        """The scores over all samples."""
+        """The scores over all samples, by cell: `lines` without the partial scores."""
         return {cell: _whole(lines) for cell, lines in self.lines.items()}
 
 
@@ -139,7 +139,7 @@ def journals(results: Path, finished: pd.DataFrame) -> Journals:
 
 
 def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) -> str:
-    """What is wrong with the journal of a finished cell; empty if nothing is."""
+    """What is wrong with the journal of a finished cell; an empty text if it is complete."""
     if not path.exists():
         return "is missing"
     scores = _whole(entry.line for entry in entries if entry.line is not None)
@@ -159,9 +159,9 @@ def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
 def answers(
     results: Path, cells: Sequence[str], tasks: Sequence[str]
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """For each task (`acc/<task>`), how correct each cell's answer to each item is (cells, items).
+    """For each task (`acc/<task>`), an array (cells, items) of how correct each cell's answer to each item is.
 
-    If a cell's answers were not stored, or if items of a task differ between cells, returns only the reason.
+    If a cell's answers were not stored, or if cells have different items, there are no arrays but a reason.
     """
     found = {}
     read = [read_done(results / cell) for cell in cells] if tasks else []
@@ -183,8 +183,8 @@ def answers(
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    `model` omits the compensation, so that all states of a mask are in one stratum. Only healing with the
-    most frequent settings counts, for any number of tokens and any seed. States are sorted: pruned, repaired, healed.
+    Labels in `model` omit the compensation, so that all states of a mask are in one stratum. Healing counts only
+    with its most frequent settings; tokens and seeds may differ. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -205,7 +205,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
-    """The number of tokens on which the most frequent settings healed each mask; 0 if they did not."""
+    """The number of tokens on which each mask was healed; 0 unless it was with the most frequent settings."""
     settings = column(cells, "healing", None)
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the numbers in it, and further tables by file name."""
+    """A figure, the table of the numbers in it, and further tables, keyed by file name."""
 
     figure: Figure
     numbers: pd.DataFrame
@@ -67,7 +67,7 @@ class StudyFigure:
     metrics: bool = False
 
     def of(self, study: AskedStudy) -> Drawing:
-        """The drawing with default options."""
+        """The figure of `study`, drawn with default options."""
         return self.build(study, Namespace(perplexity=None, accuracy=None))
 
     def __call__(self) -> None:
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def figures() -> dict[str, StudyFigure]:
-    """All figures and tables by command. FIGURE in the file `figN_NAME.py` belongs to the command `figN`."""
+    """All figures and tables, keyed by command. FIGURE in the file `figN_NAME.py` belongs to the command `figN`."""
     modules = sorted(
         Path(__file__).parent.glob("fig*.py"), key=lambda path: int(path.stem.partition("_")[0][3:])
     )
@@ -191,7 +191,7 @@ def _study(given: Namespace) -> AskedStudy:
 
 
 def _end_with(damages: Sequence[str]) -> None:
-    """If there are damages, log them and end the command with exit code 1."""
+    """If `damages` has messages, log them and end the command with exit code 1."""
     for damage in damages:
         log.warning("damaged  %s", damage)
     if damages:

@@ -38,7 +38,7 @@ Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """Masks by model and ratio, for those with two or more, some repaired or healed (else NothingToRead)."""
+    """Masks by (model, ratio), where two or more exist and some were healed or repaired; else NothingToRead."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()
@@ -93,7 +93,7 @@ def table(masks: Masks) -> pd.DataFrame:
 def summary(masks: Masks) -> pd.DataFrame:
     """One row for each model, ratio and state: correlation and spread of losses, with intervals.
 
-    If some masks are far from the best one, further rows are for only the masks near it.
+    If some masks are far from the best one (`near_best`), further rows describe only the masks near the best.
     """
     rows = []
     for (model, ratio), some in masks.items():

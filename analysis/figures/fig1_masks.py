@@ -27,7 +27,7 @@ COLUMNS = {"ppl": ("ppl", 30), "acc": ("acc, %", 58)}  # headings, and right edg
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """The panels, in as few columns as a page allows."""
+    """Draw a panel for each model and k, in as few columns as the height of a page allows."""
     known = frame.dropna(subset=["model", "objective", "k"])
     strata, shown = strata_of(known), merged(known)
     line = LINE * (1.5 if has_sublayers(known) else 1)
@@ -51,7 +51,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _lines(cells: pd.DataFrame, strata: Sequence[tuple[str, int]], columns: int) -> list[Rows]:
-    """The rows in each line of panels: the objectives and searches of the line's strata."""
+    """For each line of panels, the rows that all its panels have: the objectives and searches of their strata."""
     return [
         Rows.of_cells(pd.concat([rows_of(cells, model=m, k=k) for m, k in strata[i : i + columns]]))
         for i in range(0, len(strata), columns)
@@ -115,7 +115,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells. If three or more searches of an objective all found the same masks, they share a name."""
+    """The cells. If an objective has three or more searches and all found the same masks, they get one name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2

@@ -49,7 +49,7 @@ def draw(searches: pd.DataFrame, labels: tuple[str, str]) -> Figure:
 
 
 def comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The searches in panels without constant rankings, and a note that names the other panels."""
+    """The searches in panels whose rankings are not constant, and a note that names the panels left out."""
     distinct = searches.groupby(PANEL)[[*SIDES]].transform("nunique")
     varied = distinct.min(axis=1) > 1
     names = []
@@ -94,7 +94,7 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation or a note.
 
     Mean perplexities are geometric: in an arithmetic mean, one broken mask would outweigh all others.
-    `searches` counts the panel's algorithms; in `distinct`, those with equal masks in every draw count as one.
+    `searches` is the panel's number of algorithms, and `distinct` how many different sets of masks they found.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))

@@ -28,7 +28,7 @@ OUTCOMES = ("perplexity", "accuracy")
 
 
 def draw(searches: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
-    """A row of panels for each outcome. Each stratum has a panel, with a line for each search."""
+    """A row of panels for each outcome: a panel for each model and k, with a line for each search."""
     distinct = searches.groupby("objective")["distinct"].transform("max")
     alike = (distinct == 1) & (searches["searches"] > 1)
     searches = searches.assign(algo=searches["algo"].mask(alike, EVERY))
@@ -91,9 +91,9 @@ def _words(row: pd.Series[Any]) -> str:
 def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each outcome, objective, model, k and algorithm.
 
-    `value` is the arithmetic mean, and `variance` its variance over algorithms. `mean`, `low` and `high` are
-    drawn; for perplexities, `mean` is geometric. `sd` is the standard deviation of `mean` over algorithms
-    (for perplexities, a factor). `distinct` counts algorithms with equal masks in every draw as one.
+    `value` is the arithmetic mean over cells, and `variance` its variance over algorithms. The figure shows `mean`,
+    `low` and `high`; for perplexities, `mean` is geometric. `sd` is the standard deviation of `mean` over algorithms
+    (for perplexities, a factor). `distinct` is how many different sets of masks the algorithms found.
     """
     cells = done(frame)
     cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})

@@ -29,7 +29,7 @@ WHITE: dict[str, Any] = {"bbox": {"fc": "white", "ec": "none", "pad": 0.6}}  # t
 
 
 def draw(found: Sequence[Change]) -> Figure:
-    """A panel for each model and size, with a line for each change."""
+    """A panel for each model and size, with a line for each comparison of searches, draws or objectives."""
     strata = list(dict.fromkeys((one.model, one.k) for one in found))
     lines: dict[str, list[str]] = {}
     for factor, group in GROUPS.items():
@@ -81,7 +81,7 @@ def _change(axes: Axes, one: Change, y: float) -> None:
 
 
 def table(found: Sequence[Change]) -> pd.DataFrame:
-    """One row for each change, with the highest held-out perplexity divided by the lowest."""
+    """One row for each change: the changed blocks, and the ratio of the highest to the lowest held-out perplexity."""
     rows = []
     for one in found:
         changed, ratio = one.changed, one.worst_to_best

@@ -33,7 +33,7 @@ Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
-    """The ratios of each outcome, if known: calibration : search, and objective : search."""
+    """For each outcome, two ratios of shares, each if known: calibration : search, and objective : search."""
     found = {}
     for label, one in by_outcome.items():
         both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
@@ -116,9 +116,9 @@ def shares_of(
 ) -> tuple[dict[str, Shares], pd.DataFrame]:
     """Shares of each outcome's variance, and one table of all numbers. Leaves out the exhaustive search.
 
-    Perplexity and accuracy are outcomes only if they were measured. The noise of the items is subtracted from the
-    sums of squares of an accuracy. If the answers to single items were not kept, this noise would look like an effect
-    of the setting, so the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
+    Perplexity and accuracy are outcomes only if they were measured. An accuracy has noise, because a task's items are
+    a sample; this noise is subtracted from the sums of squares. If the answers to single items were not kept, it is
+    unknown, and the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
     """
     frame = done(study.frame)
     cells, items, lacking = rivals(frame), dict[str, Any](), ""
@@ -162,7 +162,7 @@ def shares_of(
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
     """Shares of variance of ln(calibration perplexity : that of the dense model), in cells pruned for perplexity.
 
-    Data sets differ in perplexity before anything is removed, so only the rise shows the effect of removal.
+    Data sets differ in perplexity even for the dense model, so only the rise above it shows the effect of removal.
     Raises NothingToRead if no cell was pruned for perplexity.
     """
     cells = rows_of(frame, objective="perplexity")

@@ -84,7 +84,7 @@ def _finish(axes: Axes, title: str, words: str, hue: str) -> None:
 
 
 def verdict(lines: Sequence[SearchLine]) -> str:
-    """How much perplexity changes from one-shot's mask to the mask of lowest loss, over draws, as text."""
+    """As text, how perplexity changes from one-shot's mask to the mask of lowest loss: the median over draws."""
     steps = [step for line in lines if (step := gain(line)) is not None]
     if not steps:
         return "no gain in own loss" if lines else "not run"
@@ -94,7 +94,7 @@ def verdict(lines: Sequence[SearchLine]) -> str:
 
 
 def gain(line: SearchLine) -> float | None:
-    """The log perplexity of the mask with the lowest loss, minus one-shot's; None if no search lowers the loss."""
+    """Log perplexity of the mask of lowest loss minus that of one-shot's; None if no loss is below one-shot's."""
     return None if line.gained[-1] <= 0 else line.over[-1] - line.over[line.searches.index(ONE_SHOT)]
 
 

@@ -1,4 +1,4 @@
-"""Figure 7: how many masks each search scored, and how far its loss is above that of the best known mask."""
+"""Figure 7: how many masks each search scored, and the loss of its mask minus that of the best known mask."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _names(axes: Axes, costs: pd.Series[float]) -> None:
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per search, for each objective, model and k: mean costs, and the excess over the best known mask.
 
-    `lines` are the `traces` and the partial scores of races, which also take time.
+    `traces` has the scores over all samples. `lines` also has the partial scores of races, which take time too.
     """
     cells = done(frame)
     known = regret.best_known(cells, traces)
@@ -105,7 +105,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str
 
 
 def _end(cells: pd.DataFrame) -> dict[str, Any]:
-    """Mean costs and mean excess of a search, and an interval of the excess over draws, clipped at 0."""
+    """The mean costs of a search, and its mean excess loss with an interval over draws (lower end at least 0)."""
     named = {"scores": "asked", "seconds": "seconds_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))

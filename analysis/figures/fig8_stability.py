@@ -1,4 +1,4 @@
-"""Figure 8: how often other calibration samples would lead to another mask, from losses in the traces."""
+"""Figure 8: how often other calibration samples would give another mask, computed from losses in the traces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "dra
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """Two panels for each model and size: searches above, numbers of samples below."""
+    """Two panels for each model and size: above, a row for each search; below, curves over numbers of samples."""
     strata, lines = strata_of(rows), Rows.of_cells(rows)
     note = "means over cells, 95 % intervals over draws; above: bootstrapped calibration samples that choose another "
     note += "mask; below: two disjoint subsets of one draw that choose the same mask, over all searches"
@@ -88,7 +88,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two frames, by cell: how often resamples give another mask, and how often two subsets of n samples agree."""
+    """Two frames: how often resampled samples change a cell's mask; how often two subsets of n give equal masks."""
     rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):

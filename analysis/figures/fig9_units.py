@@ -34,7 +34,7 @@ SIGN = {"sublayer": "sub-layers", "attention": "attention only", "mlp": "MLPs on
 
 
 def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """One row for each sub-layer cell with exactly one partner over blocks: both masks and their paired difference.
+    """One row for each sub-layer cell with exactly one partner over blocks: both masks, and their loss difference.
 
     Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
     Raises NothingToRead if no such pair has stored losses per window.

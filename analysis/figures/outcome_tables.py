@@ -35,8 +35,8 @@ PAPER = {
 def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
-    `asked` counts all cells of a row, and `cells` the finished cells that have the metric. `mean` and `sd`
-    (ddof 1) are over these cells. For perplexities, `geometric` and `factor` are exp(mean) and exp(standard
+    `asked` is the number of all cells of a row, and `cells` that of finished cells with the metric. `mean` and `sd`
+    (ddof 1) are over the latter. For perplexities, `geometric` and `factor` are exp(mean) and exp(standard
     deviation) of their logarithms. `paper` is the published average, if any.
     """
     finished = done(frame)
@@ -66,7 +66,7 @@ UNPRUNED = "nothing removed"
 def outcome_texts(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """The rows of `aggregate` as strings: a row per objective and search, below a row of unpruned models.
 
-    Each model and k has a column and, if the paper has numbers for these, another for the paper.
+    Each model and k has a column, and a second column for the paper's numbers if there are any.
     """
     name, columns = PAPER[metric.kind][0], dict[str, list[str]]()
     lines = [
@@ -104,7 +104,7 @@ def typeset(rows: pd.DataFrame, metric: Metric) -> Figure:
 
 
 def shown_value(row: pd.Series[Any]) -> str:
-    """Mean and spread of a row of `aggregate`: geometric for perplexities, as in `53.2 ± 1.1 (5/6)`.
+    """Mean and spread of a row of `aggregate`, as in `53.2 ± 1.1 (5/6)`; for perplexities, both are geometric.
 
     If some cells are missing, the counts of finished and of all cells follow; if all are missing, the text is a dash.
     """
@@ -182,7 +182,7 @@ NARROW = 0.85  # inches; narrower columns show a mean without its spread
 
 
 def table(texts: pd.DataFrame, title: str, note: str) -> Figure:
-    """Draw a table. Its index has groups and names; a group gets a heading unless its name is empty."""
+    """Draw a table. The index of `texts` has a group and a name per row; a group without a name has no heading."""
     columns, lines = (
         list(map(str, texts)),
         list[tuple[str, Sequence[str]]](),

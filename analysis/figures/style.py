@@ -111,7 +111,7 @@ def ordered(names: Iterable[str], known: Iterable[str] = ORDER) -> list[str]:
 
 
 def objectives(names: Iterable[str]) -> list[str]:
-    """Distinct objectives, in the order of their colours, then the others in alphabetical order."""
+    """Distinct objectives: first those with a colour, in the order of colours, then others in alphabetical order."""
     return ordered(names, OBJECTIVES)
 
 
@@ -165,7 +165,7 @@ def empty(axes: Axes, text: str) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The vertical places of a panel's headings (`heads`, by group) and `lines` (by group and name), 0 at the top.
+    """Vertical positions in a panel, 0 at the top: `heads` of headings by group, `lines` of lines by group and name.
 
     If `objectives` is true, the groups are objectives, and headings have their colours.
     """
@@ -177,7 +177,7 @@ class Rows:
 
     @classmethod
     def of(cls, groups: Mapping[str, Sequence[str]], objectives: bool = False) -> Rows:
-        """The places of groups, from top to bottom."""
+        """The positions of the groups and their lines, from top to bottom."""
         heads, lines, y = dict[str, float](), dict[tuple[str, str], float](), 0.0
         for group, names in groups.items():
             heads[group] = y
@@ -212,7 +212,7 @@ def dots(
     upright: bool = False,
     **more: Any,
 ) -> None:
-    """Draw points and the `ends` of their intervals: left and right of them or, `upright`, below and above them."""
+    """Draw points, and intervals between the two `ends`: horizontal ones or, if `upright` is true, vertical ones."""
     (axes.vlines if upright else axes.hlines)(x if upright else y, *ends, color=hue, lw=1.1, alpha=0.6)
     marker: dict[str, Any] = {"marker": "o", "ls": "", "color": hue, "ms": 4, "mec": "white", "mew": 0.5}
     axes.plot(x, y, **(marker | more))

@@ -61,7 +61,7 @@ def of_pruned(name: str) -> pd.DataFrame:
 
 
 def dense(name: str, model: str) -> float:
-    """The published average of a dense model. `model` is the model's name in a study."""
+    """The average of a dense model in the published table `name`. `model` is the model's name in a study."""
     table = read(name)
     rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
     return float(rows["average"].iloc[0])
@@ -74,7 +74,7 @@ def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> fl
 
 
 def cells(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield each model and k of a published table, such as `llama3 M7`, with its rows by search."""
+    """Yield the name of each model and k of a published table, such as `llama3 M7`, and its rows, keyed by search."""
     for (model, k), cell in groups(table, CELL):
         yield f"{model} M{k}", cell.set_index("algo")
 
@@ -93,7 +93,7 @@ class Recomputed:
 
     @property
     def reproduced(self) -> bool:
-        """Whether both numbers agree in the printed digits."""
+        """Whether both numbers agree in the digits that the paper prints."""
         return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
 
 

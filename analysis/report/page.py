@@ -108,7 +108,7 @@ def finding(m: StudyData) -> Finding:
 
 
 def _moves(m: StudyData) -> list[str] | None:
-    """How many blocks another objective, draw or search changes; in percent if there are several strata."""
+    """How many blocks another objective, draw or search changes; with several strata, in percent of the mask size."""
     strata = list(moved(m))
     if not strata:
         return None

@@ -22,7 +22,7 @@ from .study_data import StudyData, mean_text, templates, with_interval
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of strings. A heading's flag is true for a column of numbers. The rows `dense` stay on top."""
+    """A table of strings. Each heading has a flag: whether its column has numbers. The rows `dense` stay on top."""
 
     name: str
     caption: str
@@ -107,7 +107,7 @@ def _named(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def _by(name: str, model: str, rows: pd.DataFrame, named: pd.DataFrame, column: str) -> ReportTable:
-    """One row for each combination of values in `named`, and one column of ratios for each value of `column`."""
+    """A table of ratios: a row for each combination of values in `named`, a column for each value of `column`."""
     ratios = [with_interval(row.value, row.low, row.high) for row in each(rows)]
     columns = list(dict.fromkeys(map(str, rows[column])))
     by = named.assign(column=rows[column].astype(str), ratio=ratios)

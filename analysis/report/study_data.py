@@ -62,13 +62,13 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and in mean accuracy."""
+        """How far each objective's mean perplexity and mean accuracy are from those of the best objective."""
         values = {kind: one.of(self.cells) for kind, one in self.metrics.items()}
         return crossed.matrix(self.cells, values, geometric=["ppl"], higher=["acc"])
 
     @cached_property
     def relative(self) -> Comparisons:
-        """Held-out perplexity of objectives, searches and states relative to others. Frames can be empty."""
+        """Held-out perplexity of objectives, searches and states, relative to a reference. Frames can be empty."""
         return perplexity_comparisons.measure(self.states)
 
     @cached_property
@@ -78,13 +78,13 @@ class StudyData:
 
     @cached_property
     def changes(self) -> list[Change]:
-        """How many blocks another search, draw or objective changes, for the cells that verdicts are about."""
+        """How many blocks another search, draw or objective changes, in the cells of `judged`."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
         return changes(cells, None if ppl is None else np.log(ppl.of(cells)))
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
-        """Held-out perplexity divided by the unpruned model's, for the cells that verdicts are about."""
+        """Held-out perplexity divided by that of the unpruned model, in the cells of `judged`."""
         cells, ppl = self.judged.cells, self.metrics.get("ppl")
         over = {} if ppl is None else {"over": ppl.of(cells) / ppl.of(cells, "dense")}
         return crossed.matrix(cells, over, ["over"])
@@ -96,7 +96,7 @@ class StudyData:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """For each problem, the gain of the best known mask over one-shot's mask, on the same samples."""
+        """For each problem, the loss of one-shot's mask minus that of the best known mask, on the same samples."""
         return regret.gains(self.cells, self.asked.journals.traces)
 
     @property
@@ -116,12 +116,12 @@ class StudyData:
 
     @cached_property
     def by_construction(self) -> frozenset[str]:
-        """The objectives for which one-shot search is exact by construction."""
+        """The objectives for which one-shot is exact by construction, because losses add up over units."""
         return regret.exact_by_construction(self.cells, self.asked.journals.traces)
 
     @cached_property
     def judged(self) -> StudyData:
-        """The cells that verdicts are about: without objectives for which one-shot is exact by construction."""
+        """The study that verdicts are about: without the objectives for which one-shot is exact by construction."""
         if not self.by_construction:
             return self
         return StudyData(self.asked.without(self.by_construction))
@@ -199,7 +199,7 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """The ratio `name` of `shares` as text. If it has no upper end, upper limits of the search's shares follow.
+    """The ratio `name` of `shares` as text. Without an upper end, upper limits of the denominator's shares follow.
 
     An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """

@@ -1,4 +1,4 @@
-"""The numbers of the report's sentences; their words are in `templates/sentences`.
+"""The numbers in the report's sentences. The words are in templates, in `templates/sentences`.
 
 A sentence claims no more than its interval or test shows. If there is no interval and no test, the sentence says so.
 """
@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
-    """The parts of the summary by name, and the heading and reason of each part that lacks its numbers."""
+    """The parts of the summary, keyed by name; and for each part that lacks its numbers, heading and reason."""
     found, lacking = {}, []
     for name, (heading, sentences, tables) in PARTS.items():
         if name != "relative" or compared(m):
@@ -98,7 +98,7 @@ def certainty(m: StudyData) -> list[str]:
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
-    """A sentence about what could not be computed, and why. `lacking` has reasons that are known already."""
+    """A sentence about what could not be computed, and why. `lacking` has known pairs (what, why)."""
     found = list(lacking)
     if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the lowest and highest mean nu
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size, yield a name, the mask size, the changes by factor, and that expected by chance."""
+    """For each model and size, yield a name, the mask size, each factor's changes, and the change by chance."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -53,7 +53,7 @@ def _open(reason: str) -> Judgement:
 
 
 def _together(verdicts: Sequence[str]) -> str:
-    """One verdict for several objectives."""
+    """Combine the verdicts on several objectives into one."""
     if len(set(verdicts)) == 1:
         return verdicts[0]
     return "holds for some objectives" if HOLDS in verdicts and FAILS not in verdicts else OPEN
@@ -64,7 +64,7 @@ def _larger(shares: Shares) -> Judgement:
 
 
 def _accuracy(m: StudyData) -> Judgement:
-    """Judge the paper's "comparably". Data can only refute it, so if the interval contains 1: OPEN."""
+    """Judge whether calibration and search explain accuracy "comparably": no if the interval lacks 1, else OPEN."""
     label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")
@@ -85,7 +85,7 @@ def _searches(m: StudyData) -> Judgement:
 
 
 def _one_shot(m: StudyData) -> Judgement:
-    """The share of one-shot's rise in loss that the best known mask avoids, on the same samples."""
+    """The share of the loss added by one-shot's mask that the best known mask does not add, on the same samples."""
     if m.gains.empty:
         return _open("needed are one_shot and another search")
     verdicts, rows = [], []

@@ -30,7 +30,7 @@ Matrix = NDArray[np.float64]
 class IntervalEstimate:
     """A number with its 95 percent interval; `low` and `high` are NaN if there is no interval.
 
-    If a ratio's denominator is not above zero, `value` is NaN. If there is no upper end, `high` is infinite.
+    A ratio has the `value` NaN if its denominator is not above zero. Without an upper end, `high` is infinite.
     """
 
     value: float
@@ -44,9 +44,9 @@ class Shares:
 
     `sources` has a row for each source: its degrees of freedom, its component (mean over strata), and its share with
     an interval. `parts` has the shares of calibration, search and their interaction, clipped at 0. `total_ratio` is
-    calibration : search, and `objective_ratio` is objective : search; the interaction is added to both sides. If
-    objectives read different data, `objective` is "objective and data". `note` says what could not be computed, and
-    why.
+    calibration : search, and `objective_ratio` is objective : search; the interaction is added to both sides.
+    `objective` names the objective as a source: "objective and data" if objectives read different data. `note` says
+    what could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -58,7 +58,7 @@ class Shares:
 
 
 class Design:
-    """The cells of a study with the equations of each stratum (`by`), prepared once for any number of outcomes."""
+    """The cells of a study and the equations of each stratum (defined by the columns `by`), for all outcomes."""
 
     def __init__(self, frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> None:
         self.frame, self.draw = frame, labels(frame, DRAW)
@@ -70,7 +70,7 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Shares of an outcome's variance. `of` has its coordinates, in the order of `strata`. `items`
+        """Shares of an outcome's variance. `of` has its coordinates in each of the `strata`, in order. `items`
         (cells, items), if given, is the noise of items (`item_noise`), which is resampled and subtracted from
         sums of squares. Strata with too few cells or with equal outcomes are left out.
         """
@@ -101,7 +101,7 @@ class Design:
     def _objective(
         self, of: Sequence[Coordinates], items: Matrix | None, used: Sequence[int]
     ) -> IntervalEstimate:
-        """Objective : search, with a jackknife interval over draws on a logarithmic scale.
+        """The ratio objective : search, with a jackknife interval over draws on a logarithmic scale.
 
         The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
         from the data set with the fewest draws, minus 1. With draws minus data sets as degrees of freedom,
@@ -149,7 +149,7 @@ class Design:
 class Coordinates:
     """The coordinates `x` (n, p) of n observations, and their `signs` (p,).
 
-    Each column's squares count with its sign. Jaccard distances are not Euclidean, so a few signs can be -1.
+    In a sum of squares, a column counts with its sign. Jaccard distances are not Euclidean, so a few signs can be -1.
     """
 
     x: Matrix
@@ -168,7 +168,7 @@ class Coordinates:
 def coordinates(
     frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM
 ) -> list[Coordinates]:
-    """An outcome's coordinates in each stratum, in the outcome's units. `values` is None for masks."""
+    """An outcome's coordinates in each stratum: those of `values` (one per cell) or, if None, those of the masks."""
     if values is None:
         return [of_masks(frame.iloc[rows]) for rows in strata(frame, by)]
     y = np.asarray(values, float)
@@ -189,7 +189,7 @@ def of_masks(part: pd.DataFrame) -> Coordinates:
 
 
 def of_distances(distances: ArrayLike) -> Coordinates:
-    """Principal coordinates of points with the distances (n, n)."""
+    """Principal coordinates of n points, from the matrix `distances` (n, n)."""
     squared = np.asarray(distances, float) ** 2
     mean = squared.mean(axis=0)
     inner = -0.5 * (squared - mean - mean[:, None] + mean.mean())
@@ -243,12 +243,12 @@ def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
 def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """For each source, a basis (n, df) of what it explains beyond the sources that do not contain it (type II).
 
-    `levels` has the level (n,) of each cell of one stratum, by source. The last basis is for the residual, which no
-    source explains.
+    `levels` has, for each source, the level of each cell (n,) of one stratum. The last basis is for the residual,
+    which no source explains.
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
-        """The levels of each source in `names` that no other source in `names` refines."""
+        """The levels of the sources in `names`, without the sources that another one in `names` refines."""
         sets = {name: set(SOURCES[name]) for name in names}
         return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
 
@@ -301,11 +301,11 @@ class Stratum:
         return ""
 
     def squares(self, of: Coordinates) -> Matrix:
-        """The sums of squares (names,) that the sources explain."""
+        """The sum of squares of an outcome that each source in `names` explains (names,)."""
         return _rounded(np.array([of.squares(self.bases[name].T @ of.x) for name in self.names]), of)
 
     def squares_of_items(self, items: Matrix | None) -> Matrix:
-        """The sums of squares (names,) expected from the noise of `items` (cells of the study, items)."""
+        """The sums of squares (names,) that the noise `items` (cells of the study, items) adds on average."""
         if items is None:
             return np.zeros(len(self.names))
         return self.squares(Coordinates(items[self.rows], np.ones(items.shape[1])))
@@ -315,15 +315,15 @@ class Stratum:
         return self.solve(self.squares(of) - self.squares_of_items(items))
 
     def solve(self, squares: Matrix) -> Matrix:
-        """The components (..., sources) for sums of squares (..., names)."""
+        """The components (..., sources) that the stratum's equations give for sums of `squares` (..., names)."""
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:
-        """What draw and residual add to each sum of squares in expectation. `components` are (..., names)."""
+        """What draw and residual add to each sum of squares in expectation. `components` has shape (..., names)."""
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:
-        """Values (..., names) in the order of EVERY. Sources without levels to compare get 0."""
+        """The array `values` (..., names) as (..., sources), in the order of EVERY; sources not in `names` get 0."""
         whole = np.zeros((*values.shape[:-1], len(EVERY)))
         whole[..., [EVERY.index(name) for name in self.names]] = values
         return whole
@@ -359,7 +359,7 @@ def refusal(frame: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """For each entry e, cell row[e] receives weight[column[e]] * factor[e] times the deviation of cell donor[e]."""
+    """Entry e: cell row[e] gets the deviation of cell donor[e], times factor[e] and the random weight column[e]."""
 
     row: Labels
     donor: Labels
@@ -371,8 +371,8 @@ class Borrowed:
 def borrowed(frame: pd.DataFrame) -> Borrowed:
     """The donors of every cell: cells that differ from it only in the draw (PANEL), with draws from the same data.
 
-    The draws from the same data are put in a circle, and each draw borrows from itself and from the next draws. If a
-    draw has repeated cells, its first cell borrows from the first of the other draw, and so on. `factor` corrects the
+    The draws from the same data are put in a circle, and each draw borrows from itself and from the next draws. If
+    draws have repeated cells, the first borrows from the other draw's first cell, and so on. `factor` corrects the
     variance of resampled deviations: deviations of m draws from their mean have (m - 1) / m of a draw's variance.
     """
     draw, data, same = (labels(frame, columns) for columns in (DRAW, DATA, PANEL))
@@ -402,7 +402,7 @@ def resampled_moves(
 ) -> Matrix:
     """The moves (columns + 1, n, p) of one stratum. Their sum, weighted with (weights, 1), is a resample.
 
-    The last move is the panel means, which all resamples keep. `items` (cells of the study, columns) add moves.
+    The last move, the panel means, is in all resamples. Columns of `items` (cells of the study, columns) add moves.
     """
     same = indicator(labels(frame.iloc[rows], PANEL))
     panel = same @ (same.T @ of.x / same.sum(axis=0)[:, None])
@@ -418,7 +418,7 @@ def resampled_moves(
 
 
 def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
-    """The matrix B (columns + 1, columns + 1): with w = (weights, 1), `basis` explains a sum of squares of w'Bw."""
+    """The matrix B (moves, moves): if moves are weighted with w, `basis` explains the sum of squares w'Bw."""
     along = np.einsum("nq,cnp->cqp", basis, moves, optimize=True)
     left, right = along.reshape(len(moves), -1), (along * signs).reshape(len(moves), -1)
     return np.asarray(left @ right.T)
@@ -439,7 +439,7 @@ def added_form(basis: Matrix, moves: Matrix, signs: Matrix) -> Matrix:
 
 
 def widened(observed: Matrix, drawn: Matrix) -> Matrix:
-    """Plausible expected sums of squares (resamples, names): observed / (drawn / mean drawn); 0 if all are 0."""
+    """Plausible expected sums of squares (resamples, names): observed / (drawn / mean drawn); 0 where drawn is 0."""
     factor = drawn / np.where(drawn.mean(axis=0) > 0, drawn.mean(axis=0), 1.0)
     return np.asarray(np.where(factor > 0, observed / np.where(factor > 0, factor, 1.0), 0.0))
 
@@ -447,10 +447,10 @@ def widened(observed: Matrix, drawn: Matrix) -> Matrix:
 def plausible(
     stratum: Stratum, of: Coordinates, moves: Matrix, weights: Matrix, items: Matrix | None
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Components of an outcome whose resamples are sums of `moves` with `weights` (resamples, columns).
+    """Components of an outcome; its resamples are sums of `moves`, weighted with `weights` (resamples, columns).
 
-    Returns plausible true values (resamples, sources), the estimates from the resamples (resamples, sources),
-    and the true components (sources,) of the resamples, each in the order of EVERY.
+    Returns plausible true components (resamples, sources), the components estimated from each resample (resamples,
+    sources), and the components (sources,) from which resamples are drawn, each in the order of EVERY.
     """
     observed, of_items = stratum.squares(of), stratum.squares_of_items(items)
     forms = [_rounded(added_form(stratum.bases[name], moves, of.signs), of) for name in stratum.names]
@@ -536,10 +536,10 @@ def report(
 
 
 def divided(shares: Matrix, above: Side, below: Side) -> Matrix:
-    """The shares (..., sources) of some parts divided by those of others; NaN for 0 / 0.
+    """The summed shares of the parts `above`, divided by those of the parts `below`; NaN for 0 / 0.
 
-    Each part is clipped at 0 before parts are added. Otherwise a negative share of the search would reduce
-    the search's side, and calibration : search could exceed 1 even if calibration explains nothing.
+    Each part's share is clipped at 0 before shares are added. Otherwise a negative share of the search would
+    reduce the denominator, and calibration : search could exceed 1 even if calibration explains nothing.
     """
     first, second = (
         np.sum([np.maximum(_sum(shares, names), 0.0) for names in parts], axis=0) for parts in (above, below)
@@ -558,8 +558,8 @@ def refused(note: str) -> Shares:
 def shares_of(components: Matrix) -> Matrix:
     """Shares (..., sources) of components (strata, ..., sources), averaged over strata.
 
-    Components are divided by their stratum's sum or, if that is larger (others can be negative), by the largest of
-    calibration, search and interaction. If none is above zero, all shares of the stratum are 0.
+    Components are divided by their sum over the stratum's sources or, if the sum is smaller (some components can be
+    negative), by the largest of calibration, search and interaction. If no divisor is above zero, shares are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
@@ -582,10 +582,10 @@ NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of
 
 
 def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
-    """The noise E (cells, items) of mean accuracies in percent; their covariance is E E'.
+    """The noise E (cells, items) of mean accuracies in percent; the accuracies of cells have the covariance E E'.
 
-    `answers` maps each task to how correct the answer of each cell's mask to each item is (cells, items), from 0 to
-    1. The accuracy is the mean over tasks of the mean over items. Tasks with only one item are left out.
+    `answers` maps each task to an array (cells, items): how correct each cell's answer to each item is, from 0
+    to 1. The accuracy is the mean over tasks of the mean over items. Tasks with only one item are left out.
     """
     columns = []
     for of_task in answers.values():
@@ -597,7 +597,7 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
 
 
 def compressed(noise: Matrix, seed: int) -> Matrix:
-    """Random combinations (cells, at most NOISE_COLUMNS) of the columns; E E' stays nearly the same."""
+    """At most NOISE_COLUMNS random combinations of the columns of the noise E; E E' stays nearly the same."""
     if noise.shape[1] <= NOISE_COLUMNS:
         return noise
     mixed = np.random.default_rng([seed, noise.shape[1]]).normal(size=(noise.shape[1], NOISE_COLUMNS))

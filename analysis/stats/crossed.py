@@ -56,7 +56,7 @@ def matrix(
 def complete_scores(
     trace: Trace, k: int, budget: BudgetRecord | None
 ) -> dict[tuple[int, ...], Mapping[str, Any]]:
-    """The last score of each complete mask in a trace: k units or, with a budget, units that meet it."""
+    """The last score of each complete mask in a trace: one that removes k units or, with a budget, meets it."""
     masks = {tuple(score["dropped"]): score for score in trace}
     return {mask: score for mask, score in masks.items() if is_complete(mask, k, budget)}
 

@@ -52,12 +52,12 @@ class Change:
 
 
 def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
-    """What each factor changes, for each model, size and objective, and for pairs of objectives.
+    """How many units each factor changes, for each model, size and objective, and for pairs of objectives.
 
     `frame` has the finished cells, and `logs` the logarithm of each cell's held-out perplexity (cells,). Objectives
     that read the same samples are compared pair by pair, on the same draw and with the same search. If
     two groups of objectives read different data, one group is compared with the other, over all pairs of
-    draws. The jackknife then leaves out draws with equal numbers together. The exhaustive search is left out.
+    draws. The jackknife then leaves out all draws with the same number at once. The exhaustive search is left out.
     """
     frame = rivals(frame.assign(log=np.nan if logs is None else np.asarray(logs, float)))
     found = []
@@ -86,7 +86,7 @@ def changes(frame: pd.DataFrame, logs: ArrayLike | None = None) -> list[Change]:
 def _change(
     named: tuple[str, int, str, Names, Names], cells: pd.DataFrame, i: Labels, j: Labels, apart: bool = False
 ) -> Change:
-    """The change, over the pairs of cells in rows i[n] and j[n]."""
+    """The change over pairs of cells: rows i[n] and j[n] are pair n."""
     pairs, drawn = MaskSet.of(cells).pairs(i, j), CellDraws.of(cells)
     if apart:
         drawn = CellDraws(labels(cells, ["draw"]), np.zeros(len(cells), dtype=np.int64))
@@ -120,14 +120,14 @@ def _worst_to_best(cells: pd.DataFrame, factor: str, i: Labels, j: Labels, drawn
 
 
 def _exp(mean: DrawMean) -> DrawMean:
-    """A mean of logarithms as a geometric mean with its interval. Its error stays that of the logarithm."""
+    """A mean of logarithms as a geometric mean with its interval. `error` stays that of the mean logarithm."""
     return replace(
         mean, mean=float(np.exp(mean.mean)), low=float(np.exp(mean.low)), high=float(np.exp(mean.high))
     )
 
 
 def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
-    """Yield pairs of groups of objectives. A group reads the same data; a pair's groups share no data."""
+    """Yield pairs of groups of objectives. Those of a group read the same data; paired groups share no data."""
     kinds: dict[frozenset[Any], list[str]] = {}
     for name, own in groups(cells, "objective", sort=False):
         kinds.setdefault(frozenset(own["calibration"]), []).append(str(name))
@@ -137,7 +137,7 @@ def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
 
 
 def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
-    """The rows of all pairs of cells, one in `ours` and one not, with equal search and protected blocks."""
+    """The rows of all pairs of a cell for `ours` and one for the rest, with equal search and protected blocks."""
     alike = labels(cells, ["algo", "protect_first", "protect_last"])
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
@@ -151,7 +151,7 @@ def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
 class SearchLine:
     """The searches of one draw: how far their loss is below one-shot's, and the held-out perplexity of their masks.
 
-    `gained` (searches,) is ascending, in the unit of the loss; `over` is ln(pruned : unpruned perplexity).
+    `gained` (searches,) is one-shot's loss minus theirs, ascending; `over` is ln(pruned : unpruned perplexity).
     """
 
     model: str

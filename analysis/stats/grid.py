@@ -44,7 +44,7 @@ def several_sizes(frame: pd.DataFrame) -> bool:
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
     """Integers (n,). Rows have the same integer if their values in `columns` are equal.
 
-    Missing values, such as the length of items, count as equal.
+    Two missing values, such as the lengths of two sets of items, count as equal.
     """
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
@@ -73,8 +73,8 @@ DIFFERENT = "over different searches"
 def compared(stratum: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells of one model and k over which objectives are compared, and a note if cells are left out.
 
-    The effect of a search that only some objectives have is not an effect of the objective. So only the
-    searches that every objective has are kept, in settings that have all of them. If an objective has no such
+    An objective must not differ from others only because it has a search that they lack. So only the searches that
+    every objective has are kept, in settings that have all these searches. If an objective has no such
     setting, all its cells of these searches are kept. If the objectives have no search in common, all cells
     are returned, and the note is `DIFFERENT`.
     """
@@ -130,7 +130,7 @@ def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:
 
 
 def budgets(frame: pd.DataFrame) -> list[BudgetRecord | None]:
-    """The budget of each cell; None if a cell removes a number of units."""
+    """The budget of each cell, which limits the removed cost; None if the cell removes k units."""
     return column(frame, "budget", None)
 
 
@@ -177,7 +177,7 @@ _PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+
 
 
 def label(model: str, unit: str, cost: str | None, more: Sequence[str] = ()) -> str:
-    """The label of a model: its name and what is removed. `cost` is None if a number of units is removed."""
+    """The label of a model: its name and what is removed. `cost` is None if k units are removed."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
         parts.append(COUNTED)
@@ -204,7 +204,7 @@ def uncompensated(model: str) -> str:
 
 
 def size(model: str, k: float) -> str:
-    """The size of a stratum: `k = 3`, or `≈ 3 blocks` if the removed share is that of 3 blocks."""
+    """The size of a stratum: `k = 3`, or `≈ 3 blocks` if the removed share of the cost is that of 3 blocks."""
     parts = _parts(model)
     if COUNTED in parts or not _SHARE & {*parts}:
         return f"k = {int(k)}"

@@ -2,7 +2,7 @@
 
 A state of a mask is what was done to it: nothing, repair, or healing on a number of tokens. If several cells found a
 mask, it counts once. Repair and healing depend on the calibration draw: maps are fitted to its samples, and healing
-does not train on them. So the losses of several draws or seeds are averaged.
+does not train on them. So a state's losses are averaged over draws and seeds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 class HealedMask:
     """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
 
-    `states` has one array per run of a state. `runs` has each run's state, digest of the samples, and seed.
+    `states` has the losses of each run of a state. `runs` has each run's state, digest of the samples, and seed.
     """
 
     mask: Mask
@@ -150,7 +150,7 @@ NEAR = 2.0  # masks near the best one add at most this multiple of the loss that
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
-    """A row for each state, except pruned, that at least FEWEST masks have: how much those masks differ.
+    """A row for each state, except pruned, that at least FEWEST masks have: how much these masks differ in loss.
 
     `masks` is the number of masks, and `correlation` is Spearman's, between their held-out losses when pruned and in
     this state. `spread` is the standard deviation of the losses over masks, in nats, and `spread_before` that

@@ -35,7 +35,7 @@ class MaskSet:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Numbers of units per pair: removed by both masks, by the first, by the second; removable in the first."""
+    """Units per pair: both masks remove `shared`; the first removes `a` of its `open` units, the second `b`."""
 
     shared: Labels
     a: Labels
@@ -55,7 +55,7 @@ class Pairs:
 
 
 def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
-    """Two arrays of rows (pairs,): the cells of a pair differ only in the column COMPARISONS[comparison]."""
+    """The row numbers of pairs of cells, as two arrays (pairs,). Pairs differ only in COMPARISONS[comparison]."""
     # Cells with different protected blocks are not paired: the overlap expected by chance would differ.
     varied = COMPARISONS[comparison]
     fixed = [*(column for column in CELL if column != varied), "protect_first", "protect_last"]

@@ -65,7 +65,7 @@ def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
 
 
 def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
-    """The mean of one value per pair of cells (pairs,). A draw is left out with all its pairs."""
+    """The mean of one value per pair of cells (pairs,). The jackknife leaves out a draw with all its pairs."""
     numbers = np.asarray(values, float)
     known = ~np.isnan(numbers)
     first, second = first.take(known), second.take(known)
@@ -95,7 +95,7 @@ def without_interval(mean: DrawMean) -> DrawMean:
 
 
 def jackknife(left: NDArray[np.float64], data: Labels) -> float:
-    """The standard error of a statistic. `left` (draws,) has its value without each draw."""
+    """The standard error of a statistic. `left` (draws,) has the value without each draw, `data` its data set."""
     variance = 0.0
     for group in np.unique(data):
         own = left[data == group]
@@ -104,7 +104,7 @@ def jackknife(left: NDArray[np.float64], data: Labels) -> float:
 
 
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
-    """The leave-one-out means (draws,); NaN if some data would have no pair. `draw` and `data` are (2, pairs).
+    """The mean without each draw (draws,); NaN if data would lose all pairs. `draw` and `data` are (2, pairs).
 
     Each combination of data sets keeps its weight, since only draws are random. Otherwise errors would be too small.
     """
@@ -133,7 +133,7 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells without the exhaustive search, which few settings have; if there is no other, all cells."""
+    """The cells without the exhaustive search, which few settings have; all cells if there is no other search."""
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
 
@@ -141,8 +141,8 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    If a cell is missing or lacks one of the `outcomes`, its whole setting is left out, unless its search has that
-    outcome in no cell. If no setting is complete, all cells are used, and the note says so.
+    A setting is left out if a search has no cell in it, or if that cell lacks one of `outcomes` which other cells
+    of the search have. If no setting is complete, all cells are used, and the note says so.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)

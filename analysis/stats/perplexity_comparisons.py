@@ -42,7 +42,7 @@ def relative(first: pd.DataFrame, second: pd.DataFrame) -> RelativePerplexity:
     """The perplexity (`ppl`) of the cells `first`, relative to that of the cells `second`.
 
     The value of a draw is the mean over its cells. If the sides have draws in common, only these are compared, in
-    pairs. If some data were drawn once, or if larger draws contain smaller ones, there is no interval.
+    pairs. If a data set has one draw, or if larger draws contain smaller ones, there is no interval.
     """
     sides = [cells[DRAW].assign(side=i, log=_logs(cells)) for i, cells in enumerate((first, second))]
     both = pd.concat(sides, ignore_index=True)
@@ -144,7 +144,7 @@ def _against(cells: pd.DataFrame, reference: str) -> list[list[Any]]:
 
 
 def _pairs(cells: pd.DataFrame, within: list[str], column: str, reference: str) -> pd.DataFrame:
-    """For each other value of `column`, the perplexity relative to that of cells with `reference`."""
+    """For each value of `column` except `reference`, the perplexity relative to that of cells with `reference`."""
     rows: list[list[Any]] = []
     for where, part in groups(cells, [*STRATUM, *within], sort=False):
         base = part[part[column] == reference]

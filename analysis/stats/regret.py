@@ -19,10 +19,10 @@ PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Add to each finished cell what is known about its problem.
+    """Add to each finished cell what is known about its problem: its model, k, setting and protected blocks.
 
     `best` is the lowest loss of all complete masks that cells of the same problem scored. A mask is complete
-    if it removes k units or, with a budget, units that meet it. `regret` is the loss of the cell's mask minus
+    if it removes k units or, if there is a budget, meets the budget. `regret` is the loss of the cell's mask minus
     `best`. `regret_se` is the regret divided by the standard error of the paired difference from the best
     known mask; NaN if samples cannot be paired (`sample_losses`) or if there is only one sample. `exact` is
     true if some cell of the problem scored every mask of k units; with a budget, it is false.
@@ -109,9 +109,9 @@ BASE = "one_shot"
 
 
 def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
+    """One row per problem that one-shot solved: the gain of the best known mask over one-shot's, with 95 % interval.
 
-    The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
+    The gain is the mean paired loss difference. `relative` is the gain divided by the rise of one-shot's loss
     above the dense model's; NaN if one-shot's mask does not raise the loss. A problem is left out if its losses are
     not plain means over samples, or if it has only one search.
     """
@@ -138,7 +138,7 @@ SHARING = ["whole_model", "n_units", *SETTING]
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
-    """Seconds per sample to score each mask of a problem.
+    """The seconds per sample that the score of each mask took.
 
     A reused score has 0 seconds. If a mask has several scores, as in a race, the one with the most seconds counts.
     """
@@ -154,8 +154,8 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series[float]:
     """The seconds that each finished cell would take if no scores were shared; `traces` include partial scores.
 
-    If a mask was scored on a part of the samples, only that part counts. A criterion needs one pass of the
-    dense model, after which scores are free. A mask that only other studies scored gets the mean time.
+    If a mask was scored on a part of the samples, only that part counts. An objective that needs only one pass
+    of the dense model pays for this pass once. A score computed in another study costs the mean time.
     """
     found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
@@ -177,7 +177,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
 
 
 def _spent(trace: Trace) -> float:
-    """The seconds that a cell spent on scores. In a race, a line has its mask's seconds for all samples so far."""
+    """The seconds that a cell spent on scores. In races, they add up from line to line, so the maximum counts."""
     spent: dict[Removed, float] = {}
     for score in trace:
         mask = tuple(score["dropped"])
