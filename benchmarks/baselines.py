@@ -1,8 +1,8 @@
 """The baseline of the benchmarks: one masked forward pass per mask, as in every public tool.
 
-SLEB's published code (arXiv 2402.09025) runs one window at a time, as `ONE_WINDOW` does here. Two needless
-costs of that code are avoided: no key-value cache is kept, and inference mode is on. Logits are normalised
-in float32, since bfloat16 would change masks.
+SLEB's published code (arXiv 2402.09025) runs one window at a time, as the baseline does if `ONE_WINDOW` is
+its batch size. Two needless costs of that code are avoided: no key-value cache is kept, and torch's
+inference mode is on. Logits are normalised in float32, since bfloat16 would change the masks that are found.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Plain(Forward):
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.sums`; seconds are not measured. The dense model's logits are computed once."""
+        """Like `Forward.sums`, but seconds are not measured. The dense model's logits are computed once per batch."""
         batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
         for mask in masks:
             sums = torch.zeros(len(rows), dtype=torch.float64)
@@ -56,7 +56,7 @@ class Plain(Forward):
         return readout.value(Distributions(logits), dense, targets).double().cpu()
 
     def _logits(self, batch: Batch, mask: Mask) -> Tensor:
-        """The logits (n, V) at the batch's targets, in float32."""
+        """The float32 logits at the batch's n targets, of shape (n, vocabulary size)."""
         inputs = batch.inputs(self.model.device, self.model.module.dtype)
         with masked(self.model.module, mask):
             logits: Tensor = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)

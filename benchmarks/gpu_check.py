@@ -1,13 +1,13 @@
 """Check the engine on a GPU node, and measure its speed there; `make gpu-check` runs it.
 
-- log-likelihoods agree with those of one masked forward pass per mask, in float32 and in bfloat16;
+- the engine's log-likelihoods agree with those of one masked forward pass per mask, in float32 and in bfloat16;
 - if masks are scored again, together or one by one, their losses are equal to the last bit;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - with `--model DIR`, perplexities of this model, dense and without one block, are finite.
 
 Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints only the rows whose names
-contain one of these words, on a CPU too; `--works none` leaves the table out.
+contain `tiny` or `pairs`, also on a CPU; `--works none` leaves the table out.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
 """
@@ -67,7 +67,7 @@ def main() -> None:
 def checks(
     where: torch.device, model: str | None, works: Sequence[str] | None
 ) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield the name and action of every check that this machine can run."""
+    """Yield every check that this machine can run: its name, and the function that runs it."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         yield f"engine equals plain passes, {name}", partial(equal, where, dtype)
@@ -109,7 +109,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """Score all masks together, twice, and then one by one. The losses of a mask must be equal each time."""
+    """Score all masks together, twice, and then one by one. A mask must have equal losses each time."""
     model, samples = llama(where, dtype), windows()
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
@@ -120,7 +120,7 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def exactness(where: torch.device) -> str:
-    """Check the error of a product of factors that need more than TF32's 10 mantissa bits."""
+    """Check the error of a float32 product whose factors need more than TF32's 10 mantissa bits."""
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
@@ -159,7 +159,7 @@ def smoke(settings: Model) -> str:
 
 
 def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. In half precision, masks can differ by rounding.
+    """Print the table of `make bench` for this device. In half precision, rounding can change the engine's mask.
 
     If a row cannot be measured, for example because there is no compiler, a warning names the reason.
     """
@@ -180,7 +180,7 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
 
 
 def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """A random Llama on the device `where`, in the precision `dtype`. Every call returns equal weights."""
+    """A random Llama on the device `where`, in the precision `dtype`. Every call returns a model of equal weights."""
     model = tiny_llama(BLOCKS, where)
     return replace(model, module=model.module.to(dtype))
 
@@ -193,7 +193,7 @@ def windows() -> Samples:
 
 
 def items() -> Samples:
-    """Six random questions with four answers each. The engine packs the answers of a question after its prompt."""
+    """Six random questions with four answers each. The engine packs all answers to a question after its prompt."""
     rows = []
     for item, row in enumerate(tokens(6, 50).rows):
         for choice in range(4):
@@ -210,7 +210,7 @@ def masks() -> list[Mask]:
 
 
 def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.ndarray[Any, Any]:
-    """The log-likelihoods (masks, rows) of `chosen` masks."""
+    """The log-likelihoods of the `chosen` masks, of shape (masks, rows)."""
     rows = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, chosen)}
     return np.array([rows[mask] for mask in chosen])
 

@@ -2,10 +2,10 @@
 
 python -m benchmarks.healing [WAY ...]
 
-Each way trains SmolLM2 without blocks 13 to 18 on one thread, in its own process, to measure peak memory.
-A step has 8 windows of 256 tokens. *At peak* is a step's time divided by the time that its matrix products
-would take at the speed of one large product. These products are those of forward passes, of
-hidden-state gradients and, if all weights are trained, of weight gradients.
+Each way trains SmolLM2 without blocks 13 to 18, on one thread. It runs in its own process, whose peak
+memory is measured. A step has 8 windows of 256 tokens. *At peak* is a step's time divided by the time that
+its matrix products would take at the speed of one large product. The products counted are those of forward
+passes, of hidden-state gradients and, if all weights are trained, of weight gradients.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def alone(way: str) -> dict[str, float]:
-    """A step's CPU seconds, the ratio *at peak*, the peak memory in GB, and the last loss."""
+    """Time one way in this process: CPU seconds of a step, ratio *at peak*, peak memory in GB, and the last loss."""
     torch.set_num_threads(1)
     settings = WAYS[way]
     if way != PEFT:
@@ -87,7 +87,7 @@ def alone(way: str) -> dict[str, float]:
 
 
 def _products(module: Any, settings: Training) -> float:
-    """Operations in matrix products for one token of a step."""
+    """The number of operations that a step spends on matrix products, per token."""
     text = module.config.get_text_config(decoder=True)
     block = sum(w.numel() for w in find_blocks(module).modules[0].parameters() if w.ndim == 2)
     head = text.vocab_size * text.hidden_size
@@ -97,7 +97,7 @@ def _products(module: Any, settings: Training) -> float:
 
 
 def ours(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
-    """The program's own step."""
+    """A function that takes one training step as the program does, and returns the loss."""
     smaller = smaller_model(model, MASK)
     if settings.adapter:
         trained: list[Any] = add_adapters(smaller, 16, 32.0, 0)
@@ -114,7 +114,7 @@ def ours(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
 
 
 def plain(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
-    """The step of a loop as it is usually written: peft's model, transformers' loss, torch's AdamW."""
+    """A function that takes one step of a usual loop: peft's model, transformers' loss, torch's AdamW."""
     from peft import LoraConfig, get_peft_model
 
     module = model.module

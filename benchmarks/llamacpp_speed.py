@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Write each file's size and median tokens per second, for batch size 1 and all cores of this process."""
+    """Write each file's size and median tokens per second, at batch size 1 on all cores of this process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from llama_cpp import Llama
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _timed(model: Any) -> tuple[float, float]:
-    """Prompt tokens and new tokens per second. The tokens are arbitrary, as they do not change the time."""
+    """Prompt tokens read and new tokens generated per second. Any tokens serve, as they do not change the time."""
     model.reset()
     started = time.perf_counter()
     model.eval(list(range(100, 100 + PROMPT)))

@@ -2,12 +2,12 @@
 
 python -m benchmarks.run [WORD ...]       only the works (searches to time) whose names contain a word
 
-Both methods run in one process and keep the memory of freed tensors. Their masks and CPU seconds are
+Both methods run in one process, which keeps freed memory for later tensors. Their masks and CPU seconds are
 compared. This processor's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the
-columns. The baseline multiplies in the model's precision, as other programs do. If float32 is faster, the
-engine uses it (`pruning/models/products.py`). So losses are rounded differently, and both methods settle near
-ties in float32. If the baseline is SLEB's way, the engine's time includes this step, since SLEB's code
-settles no ties. Otherwise, neither method's time does.
+columns. The baseline multiplies in the model's precision, as other programs do. The engine multiplies in
+float32 if that is faster (`pruning/models/products.py`). So the two methods round losses differently, and
+both settle near ties in float32. If the baseline runs as SLEB's code, which settles no ties, the engine's
+time includes settling. Otherwise, neither method's time includes it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def chosen(words: Sequence[str]) -> list[Work]:
 
 
 def heading(where: torch.device) -> Peaks:
-    """Print the device and the table's heading, and return the device's GFLOP/s. On a CPU, set one thread."""
+    """Print the device and the table's heading, and return the device's GFLOP/s. A CPU uses one thread."""
     if where.type == "cpu":
         torch.set_num_threads(1)
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -107,12 +107,12 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
 
 
 def shown(work: Work) -> str:
-    """A benchmark's name and settings."""
+    """The name of a work and, if it has any, its settings."""
     return f"{work.name}: {work.settings}" if work.settings else work.name
 
 
 def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, sorted by device and work. `new` replaces the row with the same work, settings and device.
+    """`rows` and `new`, sorted by device and work; `new` replaces a row of the same work, settings and device.
 
     Rows of works that no longer exist are left out.
     """
@@ -141,7 +141,7 @@ class Side:
     bounded: int = 0  # number of masks
 
     def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing, bounds: bool) -> None:
-        """Run the search."""
+        """Run a search, and record its mask, its seconds and how many masks it scored."""
         own = [Journal(None, space.n_blocks) for _ in range(2)]  # for losses and bounds
         single = None
         if losses.in_half:
@@ -156,7 +156,7 @@ class Side:
         self.mask = solution.score.mask
 
     def _in_float32(self, losses: Calibrated) -> Loss | None:
-        """The loss in float32. Both methods compute it with the engine, and `settling` counts its seconds."""
+        """The float32 loss that settles near ties. Both methods use the engine for it; `settling` has its seconds."""
         started = spent(self.where)
         own = Forward(self.forward.model, self.forward.batch_tokens)  # counts its own cost
         loss = replace(losses, forward=own).in_float32()
@@ -177,7 +177,7 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or with the same eng
 
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
-    """Run the search of a work with the baseline or with the engine."""
+    """Run a work's search with the baseline (`plain`) or the engine, unless the same search was run before."""
     how = work.baseline_tokens if plain else (work.racing, work.lazy, work.bounds)
     key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, how))
     if key not in _ran:
@@ -200,7 +200,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
 
 
 def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
-    """The seconds that the engine's matrix products in blocks and head take at the speed of one large product."""
+    """The seconds that the engine's matrix products in blocks and head would take at the speed of one large one."""
     forward, module = side.forward, side.forward.model.module
     single = any(isinstance(layer, Float32Linear) for layer in module.modules())
     peak = peaks[torch.float32 if single else next(module.parameters()).dtype]
@@ -259,8 +259,8 @@ def device_name(where: torch.device = CPU) -> str:
 class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
-    `settings` names the engine's settings; empty means the defaults. If `lazy` is a search, the engine runs
-    it instead of `algo`. Only the engine may race; the baseline always runs `algo`.
+    `settings` names the engine's settings; empty means the defaults. The baseline always runs `algo`,
+    without racing. The engine may race, and if `lazy` is a search, runs it instead of `algo`.
     """
 
     name: str
@@ -280,7 +280,7 @@ SMOLLM2 = Model("smollm2", "packaged", "smollm2")
 
 
 def smollm2(where: torch.device = CPU) -> LanguageModel:
-    """The embedded model on a device, loaded with the default settings."""
+    """SmolLM2, the packaged model, on a device, loaded with the default settings."""
     return replace(SMOLLM2, device_map="cpu" if where.type == "cpu" else "auto").load()
 
 
@@ -296,12 +296,12 @@ def tiny_llama(n_blocks: int, where: torch.device = CPU) -> LanguageModel:
 
 
 def text(samples: int, length: int) -> Samples:
-    """Windows of the embedded text."""
+    """Windows of the packaged text `pydoc`."""
     return Text("pydoc", samples, length, 0).draw(SMOLLM2.tokenizer)
 
 
 def four_choice_items(count: int) -> Samples:
-    """The first embedded calibration items with four choices, in the order that seed 0 draws them."""
+    """The first `count` packaged calibration items with four choices, in the order in which seed 0 draws them."""
     every = Items("commonsense", len(sources.embedded_items("calibration")), 0)
     drawn = every.draw(SMOLLM2.tokenizer)
     sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
@@ -310,14 +310,14 @@ def four_choice_items(count: int) -> Samples:
 
 
 def tokens(samples: int, length: int) -> Samples:
-    """Random tokens for tiny models."""
+    """Windows of random tokens for tiny models."""
     rng = np.random.default_rng(0)
     rows = tuple(Row(tuple(map(int, rng.integers(3, 512, length))), (1, length)) for _ in range(samples))
     return Samples("text", "random", rows, 0)
 
 
 def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: Any) -> Work:
-    """Greedy search for k blocks of SmolLM2 by perplexity; `settings` can change search and objective."""
+    """Greedy search for k blocks of SmolLM2 by perplexity; `settings` are other fields of `Work`."""
     return Work(name, smollm2, samples=samples, k=k, **{"objective": Perplexity(), **settings})
 
 

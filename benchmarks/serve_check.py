@@ -1,7 +1,7 @@
 """Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
 
-Both programs have their own model code. If this code derives a block's kind from the block's number, its
-results are wrong after pruning. So the program and transformers score a few texts in pieces of `PIECE`
+Each program has its own model code. If the code derives a block's kind from the block's number, results are wrong
+after pruning, which renumbers blocks. So the chosen program and transformers score a few texts in pieces of `PIECE`
 tokens, in the same precision, through lm-eval. The texts are longer than the sliding windows of small models.
 
 python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def token_rows(model: str) -> list[list[int]]:
-    """Token ids of a few texts that come with Python."""
+    """Rows of `LENGTH` token ids from texts that come with Python."""
     from transformers import AutoTokenizer
 
     from pruning.calibration.sources import pydoc
@@ -77,7 +77,7 @@ def token_rows(model: str) -> list[list[int]]:
 def log_likelihoods(
     program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
-    """For each piece except a row's first, its log-likelihood per token, given the row's earlier tokens."""
+    """The log-likelihood per token of each piece but a row's first, given all earlier tokens of its row."""
     import torch
     from lm_eval.api.registry import get_model
 

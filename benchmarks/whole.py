@@ -1,11 +1,11 @@
-"""Compare the CPU seconds of the whole command with those of a script that scores as SLEB's code does.
+"""Compare the CPU seconds of a whole run of `launch.py` with those of a script that scores as SLEB's code does.
 
 python -m benchmarks.whole [WORD ...]     only the sizes whose names contain one of the words
 
-Both start in a new process, load SmolLM2 and search greedily on windows of 128 tokens. Then both measure
-held-out perplexity and accuracy of the dense and the pruned model. The command also records every loss,
-settles near ties and stores the run in MLflow. CPU seconds are those of a process and its children, on one
-thread. The rows of this processor are written to benchmarks/whole.json, and those of others are kept.
+Command and script each start in a new process, load SmolLM2 and search greedily on windows of 128 tokens. Then
+both measure held-out perplexity and accuracy of the dense and the pruned model. The command also records every
+loss, settles near ties and stores the run in MLflow. CPU seconds are those of a process and its children, on
+one thread. In benchmarks/whole.json, this processor's rows are replaced, and those of others are kept.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def python(*words: str) -> tuple[float, str]:
-    """Run `python WORDS` on one thread. Returns its CPU seconds, with child processes, and its output."""
+    """Run `python WORDS` on one thread. Returns the CPU seconds of it and its children, and its output."""
     variables = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(
@@ -77,7 +77,7 @@ def python(*words: str) -> tuple[float, str]:
 
 
 def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """The CPU seconds of `launch.py` with an empty results folder, and the removed blocks and loss."""
+    """Run `launch.py` with an empty results folder. Returns its CPU seconds, and the removed blocks and loss."""
     samples, k = SIZES[size]
     cell = [f"k={k}", "algo=greedy", f"calibration.samples={samples}", "calibration.length=128", *settings]
     with tempfile.TemporaryDirectory() as folder:

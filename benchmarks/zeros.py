@@ -1,9 +1,9 @@
-"""Set weights to zero with Wanda or SparseGPT, for `docs/when.md`. Runs with llm-compressor, not with this program.
+"""Set weights to zero with Wanda or SparseGPT, for `docs/when.md`. This needs llm-compressor, not this program.
 
 python zeros.py MODEL WINDOWS OUT {wanda,sparsegpt} {20,2:4}
 
 MODEL is a directory that `save_pretrained` wrote. WINDOWS are the calibration samples that a results folder keeps
-in `calibration/`. Only linear layers of blocks are changed: a fifth of their weights, or two of each four.
+in `calibration/`. Only weights of linear layers in blocks become zero: 20 %, or two of every four (2:4).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
+"""Compare two masks by their losses on the same samples: held-out windows, or calibration samples.
 
-The difference of two losses has a much smaller error than each loss, because a sample that is hard for one mask is
-hard for the other. Losses on calibration samples are in journals, and those on windows in measurements.
+The standard error of the difference is much smaller than that of either loss, because a sample that is hard for one
+mask is hard for the other. Losses on calibration samples are stored in journals, losses on windows with measurements.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Removed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of first - second over `windows` (nats per token), its 95 % interval and standard error."""
+    """The mean of first loss - second loss over `windows` windows, its 95 % interval and error, in nats per token."""
 
     mean: float
     low: float
@@ -38,7 +38,7 @@ class PairedDifference:
 
 
 def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDifference:
-    """The mean difference of losses (windows,), its error and Student interval (both NaN for one window)."""
+    """The mean difference of losses of shape (windows,). Its error and Student interval are NaN for one window."""
     differences = np.asarray(first, float) - np.asarray(second, float)
     n, mean = len(differences), float(differences.mean())
     if n < 2:
@@ -51,11 +51,11 @@ def paired(first: WindowPairsLosses, second: WindowPairsLosses) -> PairedDiffere
 def sample_losses(
     problem: pd.DataFrame, traces: Mapping[str, Trace], masks: Set[Removed] | None = None
 ) -> dict[Removed, NDArray[np.float64]]:
-    """For each complete mask that a cell of a problem has scored on all samples, its losses (samples,).
+    """The losses, of shape (samples,), of each complete mask that a cell of a problem has scored on all samples.
 
-    `masks` are the masks to look for; by default, all. If several cells have scored a mask, their losses are
-    averaged. The result is empty if samples cannot be paired, because a mask's loss is not the plain mean of
-    its samples or because cells have different numbers of samples.
+    If `masks` is given, only these are looked up. If several cells have scored a mask, its losses are
+    averaged over them. The result is empty if samples cannot be paired, because a mask's loss is not the
+    plain mean of its samples or because cells have different numbers of samples.
     """
     known: dict[Removed, list[NDArray[np.float64]]] = {}
     for cell, k, budget in zip(problem["cell"], problem["k"], budgets(problem), strict=True):
@@ -77,7 +77,7 @@ def sample_losses(
 def window_losses(
     results: Path, result: DoneResult, metrics: Sequence[str], which: str = "pruned"
 ) -> WindowPairsLosses | None:
-    """The losses of a cell's mask on the windows of all metrics; None if they were not stored."""
+    """The losses of a cell's mask on the windows of all `metrics`, concatenated; None if some are not stored."""
     return joined([_losses(kept_terms(results, result, metric, which)) for metric in metrics])
 
 

@@ -1,9 +1,9 @@
 """Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
-The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
-fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is
-resampled. If units differ in cost, it is not, because the search does not simply take the k best units.
-Earlier decisions are not repeated, so the numbers are lower bounds on instability.
+The last decision of a search is resampled: the choice among the complete masks that it scored. If a search, such
+as one-shot, scored fewer than two complete masks, its choice of single units by their losses is resampled
+instead. This requires units of equal cost, since otherwise the search does not simply take the k best units.
+Earlier decisions are not repeated, so instability is underestimated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Chosen = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Decision:
-    """Candidates and their per-sample losses (candidates, samples).
+    """Candidates, and their per-sample losses of shape (candidates, samples).
 
     `size` is how many candidates are chosen: 1 if they are whole masks, k if they are single units.
     """
@@ -35,7 +35,7 @@ class Decision:
     size: int
 
     def choose(self, weights: NDArray[np.float64]) -> Chosen:
-        """The removed units (resamples, units) for each row of sample weights (resamples, samples).
+        """For each row of `weights`, of shape (resamples, samples), the removed units, of shape (resamples, units).
 
         If candidates tie, the first one is chosen.
         """
@@ -47,7 +47,7 @@ class Decision:
 
     @cached_property
     def _members(self) -> Chosen:
-        """The units of each candidate (candidates, units)."""
+        """The units of each candidate, of shape (candidates, units)."""
         members = np.zeros((len(self.candidates), 1 + max(map(max, self.candidates))), dtype=bool)
         for row, candidate in zip(members, self.candidates, strict=True):
             row[list(candidate)] = True
@@ -55,12 +55,12 @@ class Decision:
 
     @property
     def chosen(self) -> Chosen:
-        """The removed units (units,) if all samples have equal weight."""
+        """The removed units, of shape (units,), if all samples have equal weight."""
         return np.asarray(self.choose(np.ones((1, self.losses.shape[1])))[0])
 
 
 def last_decision(trace: Trace, k: int, budget: BudgetRecord | None = None) -> Decision | None:
-    """The last decision of a search; None if its trace has none, or if its samples have unequal weights."""
+    """The last decision in a search's trace; None if the trace contains none, or if samples have unequal weights."""
     if not trace or not _plain_means(trace):
         return None
     complete = [score for score in trace if is_complete(score["dropped"], k, budget)]
@@ -78,7 +78,7 @@ def last_decision(trace: Trace, k: int, budget: BudgetRecord | None = None) -> D
 
 
 def refusal(trace: Trace) -> str:
-    """Why a trace has no last decision (see `last_decision`)."""
+    """Why `last_decision` returns None for a trace."""
     if not trace:
         return "the trace is missing"
     if not _plain_means(trace):
@@ -87,14 +87,14 @@ def refusal(trace: Trace) -> str:
 
 
 def _plain_means(trace: Trace) -> bool:
-    """Whether each loss is the unweighted mean over samples. False for losses of mixed objectives."""
+    """Whether each loss is the unweighted mean of its per-sample losses, which losses of mixed objectives are not."""
     means = np.array([score["samples"] for score in trace], float).mean(axis=1)
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
 
 
 def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> float:
-    """How often bootstrapped calibration samples change the mask."""
+    """The share of bootstrap resamples of the calibration samples that choose another mask."""
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
@@ -102,7 +102,7 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> float
 
 
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """How often two disjoint subsets of n samples choose the same mask (`pair`), for n up to half of the samples."""
+    """For n up to half of the samples, how often two disjoint subsets of n samples choose equal masks (`pair`)."""
     n_all = decision.losses.shape[1]
     half = n_all // 2
     rng = np.random.default_rng(seed)
@@ -116,5 +116,5 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
 
 
 def _agreement(first: Chosen, second: Chosen) -> float:
-    """The share of resamples in which two masks (resamples, units) are equal."""
+    """The share of resamples in which two masks are equal; each argument has the shape (resamples, units)."""
     return float(np.mean((first == second).all(axis=1)))

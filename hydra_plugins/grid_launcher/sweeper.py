@@ -2,9 +2,9 @@
 
 So even a mistake in the last job stops the command before the first cell starts.
 
-Most jobs of a grid differ from another job only in values, such as `seed=3`, which Hydra sets last. So this
-sweeper sets these values on a copy of the configuration of the chosen options. If a job has another kind of
-override, or if a value is refused, Hydra composes the job, so that the error is Hydra's own.
+Many jobs choose the same options and differ only in values, such as `seed=3`, which Hydra sets last. So
+Hydra composes each choice of options once, and this sweeper sets the values on copies. If a job has another
+kind of override, or if a value is refused, Hydra composes the whole job, so that the error is Hydra's own.
 """
 
 import copy
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 @dataclass
 class GridSweeperConf(BasicSweeperConf):
-    """The settings of Hydra's sweeper."""
+    """The settings of Hydra's basic sweeper, for the sweeper below."""
 
     _target_: str = "hydra_plugins.grid_launcher.sweeper.GridSweeper"
 
@@ -39,7 +39,7 @@ class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, compose all jobs, and run them as a study."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run all cells as one study or, if `hydra/launcher=` chooses a launcher of Hydra, as single jobs."""
+        """Run all cells as one study or, if `hydra/launcher=` chooses another launcher, as single jobs."""
         from pruning.config.app import add_hub_models
         from pruning.study.command import execute
 
@@ -102,7 +102,7 @@ class Composer:
         return cell, choices
 
     def _values(self, words: Sequence[str]) -> list[Override]:
-        """The overrides that change a value; empty if a word neither changes one nor chooses an option."""
+        """The overrides in `words` that set a value; empty if any word neither sets a value nor chooses an option."""
         values = []
         for override in map(_parsed, words):
             option = override.key_or_group in self._groups or "/" in override.key_or_group

@@ -2,7 +2,7 @@
 
 A search yields masks and receives their losses in the same order. It uses no model, objective or clock, and
 all randomness comes from `rng`. So it is a pure function of (seed, losses): replaying the losses of a journal
-restores its state.
+restores the state of a search.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Algo(Protocol):
         ...
 
     def evaluations(self, space: Space) -> int:
-        """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
+        """An upper bound on the number of losses that the search requests. Progress bars and cost tables use it.
 
-        If the search needs too many losses in the space, raises OutOfReachError, whose text states the bound.
+        Raises OutOfReachError, whose text states the bound, if the search would need too many losses in this space.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Rise:
-    """Compares masks by their rise per cost: (loss - loss of the mask `base`) / cost; costs are positive."""
+    """Compares masks by the rise of their loss per cost: (loss - loss of `base`) / cost. All costs are positive."""
 
     base: Mask
     costs: Mapping[Mask, float]
@@ -48,13 +48,13 @@ class Rise:
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    If `best` is given, the search uses only the `best` lowest losses or, with `rise`, the lowest rises per
-    cost. If a race or a bound rules a mask out, the answer for it is infinite or, with `estimates`, an
-    estimate above the losses of the `best`. Searches that predict later losses set `estimates`. If `samples`
-    (at least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer.
-    No search asks twice for a mask on the same number of samples, except to compare rises per cost.
+    If `best` is given, the search uses only this many losses: the lowest or, with `rise`, those of lowest
+    rise per cost. For a mask that a race or a bound rules out, the answer is infinite or, with `estimates`,
+    an estimate above the losses used. Searches that predict later losses set `estimates`. If `samples` (at
+    least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer. No
+    search requests a mask twice on the same number of samples, except to compare rises per cost.
 
-    With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from
+    With `best`, a search can split its candidates into several requests. The best ones are then chosen from
     `known` (the masks of earlier requests) and `masks`; the answer has the losses of both, in this order.
     `rest` is the number of candidates that later requests can contain.
     """
@@ -70,7 +70,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Gates:
-    """A request for d(term of sample s) / d(gate of unit i). The answer is a float64 array (samples, n_units).
+    """A request for d(term of sample s) / d(gate of unit i). The float64 answer has shape (samples, n_units).
 
     A unit's gate a scales what the unit adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
     the unit and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
@@ -98,14 +98,14 @@ class Known:
     losses: dict[Mask, float] = field(default_factory=dict)
 
     def ask(self, masks: Iterable[Mask], best: int | None = None) -> Generator[Request, Any, list[float]]:
-        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
+        """Return the losses of all masks, requesting only unknown ones: `losses = yield from known.ask(masks)`."""
         masks = list(masks)
         if new := [mask for mask in dict.fromkeys(masks) if mask not in self.losses]:
             self.losses.update(zip(new, (yield Ask(new, best)), strict=True))
         return [self.losses[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:
-        """The mask of the space with the lowest known loss. Ties go to the mask that was asked for first."""
+        """The mask of the space with the lowest known loss. Ties go to the mask that was scored first."""
         return min((mask for mask in self.losses if mask in space), key=self.losses.__getitem__)
 
 

@@ -1,12 +1,12 @@
 """Code shared by searches: the prior, random masks, moves between masks, and greedy paths.
 
-The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here unit i
-has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed; on a budget, it
-is the rise of the loss per cost. T is the setting `temperature`, and scale is the median of s_i - min s.
+The paper calls its genetic and Bayesian searches "prior-guided" without defining the prior. Here unit i has the
+weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed; for a share of the cost, the
+loss's rise above the dense model's, per cost. T is the setting `temperature`, and scale is the median of s_i - min s.
 
-Without a budget, a move is a swap: it restores one unit and removes another. On a budget, a move is an
-exchange: it removes a kept unit, restores units until the budget can be met again, and removes others until
-it is met. So one exchange can remove an MLP and restore three attention layers. Exchanges can reach any mask.
+If k units are removed, a move is a swap: it restores one and removes another. If a share of the cost is removed, a
+move is an exchange: it removes a kept unit, restores units until the share can be met again, and removes others
+until it is met. So one exchange can remove an MLP and restore three attention layers. Exchanges can reach any mask.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STEPS = 200  # exchanges of a random walk; if none gives a new mask, the first o
 def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
     """The losses of removing each unit of `space.fitting()` alone.
 
-    If a share of the cost is removed, the dense model's loss is also asked for, and subtracted from these losses.
+    If a share of the cost is removed, the dense model's loss is also requested, and subtracted from these losses.
     """
     masks = [space.drop(i) for i in space.fitting()]
     if space.budget is None:
@@ -45,22 +45,22 @@ def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
 
 
 def n_singles(space: Space) -> int:
-    """The number of losses that `singles` asks for."""
+    """The number of losses that `singles` requests."""
     return len(space.fitting()) + (space.budget is not None)
 
 
 def rates(space: Space, losses: Array) -> Array:
-    """The values by which units are ranked: the losses from `singles`; on a budget, loss / unit cost."""
+    """The values by which units are ranked: losses from `singles`, or for a share of the cost, loss / cost."""
     return np.array([space.per_cost(loss, unit) for loss, unit in zip(losses, space.fitting(), strict=True)])
 
 
 def one_shot(space: Space, losses: Array) -> Mask:
-    """The mask that removes units in order of rising `rates` if they fit. Ties go to the lower index."""
+    """The mask that removes units by rising `rates`, skipping any that no longer fit. Ties go to the lower index."""
     return ranked(space, rates(space, losses))
 
 
 def ranked(space: Space, values: Array) -> Mask:
-    """The mask that removes units of `space.fitting()` in order of rising `values` if they fit."""
+    """The mask that removes units of `space.fitting()` by rising `values`, skipping any that no longer fit."""
     units = space.fitting()
     return space.filled((), (units[r] for r in np.argsort(values, kind="stable")))
 
@@ -94,11 +94,11 @@ def log_weights(values: Array, temperature: float) -> Array:
 
 
 def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
-    """A random mask of the space. Without log-weights and without a budget, all masks are equally likely.
+    """A random mask of the space. Without `weights`, if k units are removed, all masks are equally likely.
 
     Gumbel noise is added to each log-weight. The k units with the largest sums are a draw without replacement in
     proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
-    with very small weights. On a budget, units are removed in the order of these sums if they fit.
+    with very small weights. If a share of the cost is removed, units that fit are removed by falling sums.
     """
     units = space.fitting()
     keys = rng.gumbel(size=len(units)) + (0.0 if weights is None else weights)
@@ -118,7 +118,7 @@ def extended(
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
     """The first mask outside `taken` on a random walk from `mask`; the space must contain such a mask.
 
-    On a budget, if STEPS steps find none, it is the lexicographically first mask outside `taken`.
+    If a share of the cost is removed and STEPS steps find none, it is the lexicographically first such mask.
     """
     for _ in count() if space.budget is None else range(STEPS):
         if mask not in taken:
@@ -131,10 +131,10 @@ def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Gene
 
 
 def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
-    """The mask after `swaps` random units are restored and as many others removed.
+    """The mask after restoring `swaps` random units and removing as many kept ones.
 
-    If the mask removes or keeps fewer than `swaps` units, as many as possible are swapped. On a budget,
-    `swaps` random exchanges are made instead, one after the other.
+    If the mask removes or keeps fewer than `swaps` units, as many as possible are swapped. If a share of
+    the cost is removed, `swaps` random exchanges are made instead, one after the other.
     """
     if space.budget is not None:
         for _ in range(swaps):
@@ -159,7 +159,7 @@ def exchanged(mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
 
 @lru_cache(maxsize=64)
 def neighbours(mask: Mask, space: Space) -> tuple[Mask, ...]:
-    """The distinct masks after exchanging a removed unit for a kept one, each repaired in unit order.
+    """The distinct masks after restoring one unit and removing another; `_repaired` puts them into the space.
 
     If k units are removed, and not a share of the cost, these are all k * (N - k) masks one swap from `mask`.
     """
@@ -211,10 +211,10 @@ def _others(mask: Mask, space: Space) -> list[int]:
 
 # Rises per cost, and the greedy paths that follow them.
 #
-# On a budget, units differ in cost, so the removal that raises the loss least may save little of the cost.
+# Units can differ in cost, so the removal that raises the loss least may save little of the cost.
 # `rank=cost` divides the rise by the unit's cost, as the greedy method for knapsacks does (Dantzig,
-# Operations Research 5, 1957). `rank=loss` ignores the cost, as BlockPruner does (arXiv 2406.10594). Without
-# a budget, both rank by the loss. Ties go to the lower index.
+# Operations Research 5, 1957). `rank=loss` ignores the cost, as BlockPruner does (arXiv 2406.10594). If k
+# units are removed, both rank by the loss. Ties go to the lower index.
 
 
 def per_cost(space: Space, rank: str) -> bool:
@@ -233,11 +233,11 @@ def done(space: Space) -> str:
 
 
 def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request, Any, list[Mask]]:
-    """One mask per greedy path: by single units and, over sub-layers, by whole blocks if a block fits.
+    """The masks of two greedy paths: of single units and, over sub-layers, of whole blocks if any block fits.
 
     Greedy search over sub-layers can miss a better mask of blocks: removing one part of a block can cost more
-    than removing both. The second path removes whole blocks while they fit, and then single units; it is
-    never worse than greedy search over blocks at the same budget.
+    than removing both. The second path removes whole blocks while they fit, and then single units; its mask
+    is never worse than that of greedy search over blocks for the same share of the cost.
     """
     found = [(yield from _path(space, known, rounds, blocks=False))]
     if fitting_blocks(space, space.dense):
@@ -264,7 +264,7 @@ def _path(space: Space, known: Known, rounds: Rounds, blocks: bool) -> Generator
 
 
 def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
-    """The masks that remove both parts of one more block and are still extendable."""
+    """The extendable masks that remove the units of `mask` and both sub-layers of one more block."""
     if space.unit != "sublayer":
         return []
     free = set(space.free(mask.dropped))
@@ -274,7 +274,7 @@ def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
 
 
 def evaluations_by_blocks(space: Space) -> int:
-    """An upper bound on the number of losses that the path of whole blocks asks for."""
+    """An upper bound on the number of losses that the path of whole blocks requests."""
     first = fitting_blocks(space, space.dense)
     if not first:
         return 0

@@ -6,9 +6,9 @@ half-sets (n = 32 and k = 8 take a fraction of a second):
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
-In larger spaces, annealing chains run in parallel. From the end of each chain, best swaps lead to a local
-minimum. The result is chosen from these minima and all sets one swap away from them. Each step of a chain
-leads to a set of the space, so no penalty term is needed; such a term can lead to worse sets.
+In larger spaces, annealing chains run in parallel. From each chain's last set, the best swap is repeated until
+a local minimum is reached. The result is chosen from these minima and all sets one swap away from them. Each
+step of a chain leads to a set of the space, so no penalty term is needed; such a term can lead to worse sets.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def enumerated(q: Array, k: int, count: int) -> Rows:
 
 
 def _smallest(values: Array, count: int, below: float) -> Iterable[tuple[int, int]]:
-    """The positions (row, column) of the `count` smallest values. Values above `below` are left out."""
+    """The positions (row, column) of the `count` smallest values. Values greater than `below` are left out."""
     indices = np.flatnonzero(values <= below)
     if len(indices) > count:
         indices = indices[np.argpartition(values.ravel()[indices], count - 1)[:count]]
@@ -91,7 +91,7 @@ def _smallest(values: Array, count: int, below: float) -> Iterable[tuple[int, in
 
 
 def _indicators(n: int, size: int) -> Array:
-    """All sets of `size` out of n elements as rows of 0 and 1: (n choose size, n)."""
+    """All sets of `size` out of n elements as rows of 0 and 1, of shape (n choose size, n)."""
     rows = np.zeros((math.comb(n, size), n))
     for row, chosen in zip(rows, combinations(range(n), size), strict=True):
         row[list(chosen)] = 1
@@ -135,7 +135,7 @@ def swapped_chains(q: Array, k: int, rng: np.random.Generator) -> Rows:
 
 
 def exchanged_chains(q: Array, budget: Budget, rows: Rows, rng: np.random.Generator) -> Rows:
-    """The final sets of annealing chains that start from `rows` and stay within a budget."""
+    """The final sets of annealing chains that start from `rows`; every set of a chain meets `budget`."""
     energy = energies(q, rows)
     hottest = float(np.std(rows @ q)) or 1.0
     for temperature in np.geomspace(hottest, COLDEST * hottest, SWEEPS * len(q)):
@@ -147,11 +147,11 @@ def exchanged_chains(q: Array, budget: Budget, rows: Rows, rng: np.random.Genera
 
 
 def exchanges(rows: Rows, budget: Budget, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """The sets after one random exchange each, and whether each result is valid.
+    """Each set after one random exchange, and whether the exchange is valid.
 
-    Units are taken in random order. The first unit outside the set is added. Units leave the set until it
-    costs at most `most`. Then other units, each of which would fit alone, are added until the set costs at
-    least `least` or the next unit would exceed `most`.
+    In a random order, the first unit outside the set is added. Units leave the set until it costs at most
+    `budget.most`. Then other units, each of which would fit alone, are added until the cost is at least
+    `budget.least` or the next unit would exceed `budget.most`.
     """
     order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
     mixed, cost = np.take_along_axis(rows, order, 1), np.array(budget.costs)[order]
@@ -171,13 +171,13 @@ def exchanges(rows: Rows, budget: Budget, rng: np.random.Generator) -> tuple[Row
 
 
 def nearest(q: Array, budget: Budget, rows: Rows, count: int) -> Rows:
-    """The `count` sets of lowest energy `_around` the local minima that are `descended` from `rows`."""
+    """The `count` sets of lowest energy among the minima `descended` from `rows` and the sets `_around` them."""
     near = np.unique(np.concatenate([_around(row, budget) for row in descended(q, budget, rows)]), axis=0)
     return near[np.lexsort((*(~near).T[::-1], energies(q, near)))[:count]]
 
 
 def descended(q: Array, budget: Budget, rows: Rows) -> Rows:
-    """Each set after moves to the best set `_around` it, repeated until none lowers the energy."""
+    """The local minima: from each set, move to the best set `_around` until no move lowers the energy."""
     ends = []
     for row in np.unique(rows, axis=0):
         while True:
@@ -192,7 +192,7 @@ def descended(q: Array, budget: Budget, rows: Rows) -> Rows:
 
 
 def _around(row: Rows, budget: Budget) -> Rows:
-    """A set, and all sets within the budget that differ from it by one unit or one swap, as rows."""
+    """The set `row`, and all sets that meet `budget` and differ from it by one unit or one swap, as rows."""
     inside, outside = np.flatnonzero(row), np.flatnonzero(~row)
     back, new = (grid.ravel() for grid in np.meshgrid(inside, outside, indexing="ij"))
     swaps, flips = np.tile(row, (len(back), 1)), row ^ np.eye(len(row), dtype=bool)

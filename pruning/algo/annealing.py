@@ -16,10 +16,10 @@ from pruning.core.mask import Space
 class Annealing:
     """Returns the best set that any chain scored. It is never worse than the one-shot set.
 
-    A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis). T
-    starts at `heat` times the spread of single-removal losses and is multiplied by `cooling` at each step. A
-    batch has one set of each chain. The first chain starts from the one-shot set, the others from draws of
-    the prior with `temperature`. 4 chains of 50 steps try 200 sets, as the paper's Bayesian search does.
+    A set whose loss is d above that of the current set replaces it with probability exp(-d / T) (Metropolis).
+    T starts at `heat` times the spread of single-removal losses and is multiplied by `cooling` at each step.
+    Each batch has one set per chain. The first chain starts from the one-shot set, the others from random sets
+    of the prior with `temperature`. 4 chains of 50 steps try 200 sets, as the paper's Bayesian search does.
 
     Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220, 1983); not in the
     paper's panel.
@@ -38,7 +38,7 @@ class Annealing:
             raise InputError(f"algo.cooling={self.cooling:g} is out of range: choose above 0 and at most 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for single removals, for the starting sets, and in each step for one swap of each chain's set."""
+        """Request single removals, the starting sets, and in each step, each chain's set after one swap."""
         known = Known()
         losses = yield from _moves.singles(space, known)
         at, _ = _moves.first_masks(space, losses, self.temperature, self.chains, rng)
@@ -61,7 +61,7 @@ class Annealing:
 
 
 def accepts(worse: float, temperature: float) -> float:
-    """The probability of accepting a loss that is greater by `worse`; `temperature` can underflow to 0."""
+    """The probability of accepting a set whose loss is higher by `worse`; `temperature` can be rounded to 0."""
     if worse <= 0:
         return 1.0
     return math.exp(-worse / temperature) if temperature > 0 else 0.0

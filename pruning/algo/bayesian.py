@@ -1,10 +1,10 @@
 """Bayesian search: a surrogate of the loss, fitted to the scored sets, chooses the sets to score next.
 
-The first sets are the one-shot set and random draws from the prior (`_moves.py`). The surrogate is a
-Gaussian process over the blocks and the pairs of blocks that sets share. Each batch of `batch` sets minimises a lower
-confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from the `elite` best
-sets, and as many draws from the prior. Swaps are used because a surrogate is reliable only near scored sets,
-as in trust-region methods (Wan et al., arXiv 2102.07188).
+The first sets are the one-shot set and random draws from the prior (`_moves.py`). The surrogate is a Gaussian process
+whose covariance depends on the blocks and the pairs of blocks that two sets share. Each batch of `batch` sets is
+chosen to minimise a lower confidence bound, mean - kappa * deviation. The candidates are all sets one swap away from
+the `elite` best sets, and as many draws from the prior. Swaps are used because a surrogate is reliable only near
+scored sets, as in trust-region methods (Wan et al., arXiv 2102.07188).
 
 Source: search 5 of arXiv 2604.24938, "prior-guided BO: 200 trials, 10 random inits"; the paper names no surrogate
 and no acquisition function.
@@ -42,7 +42,7 @@ class Bayesian:
         check_above(self, temperature=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals, one of random sets, then batches of candidates."""
+        """Request one batch of single removals, one of first sets, then batches of sets that the surrogate chose."""
         known = Known()
         losses = yield from _moves.singles(space, known)
         count = min(1 + self.random, self.trials)
@@ -71,7 +71,7 @@ class Bayesian:
         space: Space,
         rng: np.random.Generator,
     ) -> list[Mask]:
-        """New masks: the neighbours of the best trials, and random masks from the prior."""
+        """Unscored masks: neighbours of the best `trials` (the scored masks), and random masks from the prior."""
         best = [trials[r] for r in np.argsort(scores, kind="stable")[: self.elite]]
         near = [mask for centre in best for mask in _moves.neighbours(centre, space)]
         near += [_moves.draw(space, rng, weights) for _ in near]
@@ -86,7 +86,7 @@ class Bayesian:
 
 
 def indicators(masks: list[Mask]) -> _moves.Array:
-    """Masks as rows of 0 and 1 (masks, n_units)."""
+    """Masks as rows of 0 and 1, of shape (masks, n_units)."""
     rows = np.zeros((len(masks), masks[0].n_units))
     for row, mask in zip(rows, masks, strict=True):
         row[list(mask.dropped)] = 1
@@ -98,7 +98,7 @@ def indicators(masks: list[Mask]) -> _moves.Array:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A Gaussian process for the losses y (n,) of sets, with 0-1 rows x (n, N) and prior scores a (n,).
+    """A Gaussian process for the losses y of n sets; x has their 0-1 rows, of shape (n, N), and a their prior scores.
 
     It is a Bayesian linear regression on one- and two-block features, the statistical model of BOCS (Baptista and
     Poloczek, arXiv 1806.08838, section 3) in dual form, with Gaussian priors in place of horseshoe priors. Sets S and
@@ -109,7 +109,7 @@ class Surrogate:
     k is the mean size of the scored sets. a(S), the prior score of S, is the sum of its blocks'
     single-removal losses, standardised; c = WIDE. The nugget e is the variance that pairs cannot explain. r
     (`pairs`) and e are chosen from a grid to maximise the marginal likelihood; s^2 has a closed form. So the
-    fit needs no sampling: it solves n equations, not N + C(N, 2) for the coefficients.
+    fit needs no sampling: it solves n equations, not one for each of N + C(N, 2) coefficients.
     """
 
     x: _moves.Array
@@ -120,7 +120,7 @@ class Surrogate:
 
     @classmethod
     def fit(cls, x: _moves.Array, a: _moves.Array, y: _moves.Array) -> Surrogate:
-        """The model with the highest evidence among all pair shares and nuggets of the grid."""
+        """The model with the highest evidence among all combinations of `PAIRS` and `NUGGETS`."""
         models = [cls(x, a, y, pairs, nugget) for pairs, nugget in product(PAIRS, NUGGETS)]
         return max(models, key=Surrogate.evidence)
 
@@ -132,7 +132,7 @@ class Surrogate:
         return float(-len(target) / 2 * np.log(fit) - np.log(np.diag(root)).sum())
 
     def posterior(self, x: _moves.Array, a: _moves.Array) -> tuple[_moves.Array, _moves.Array]:
-        """The mean (m,) and covariance (m, m) of the standardised losses of m other sets."""
+        """The mean, of shape (m,), and covariance, of shape (m, m), of the standardised losses of m other sets."""
         noisy, between = self._noisy(), self._kernel(self.x, self.a, x, a)
         target = _standard(self.y, self.y)
         solved = np.linalg.solve(noisy, np.column_stack([target, between]))
@@ -154,7 +154,7 @@ class Surrogate:
 
 
 def _standard(values: _moves.Array, by: _moves.Array) -> _moves.Array:
-    """Standardise `values` by the mean and the standard deviation of `by`."""
+    """`values` minus the mean of `by`, divided by the standard deviation of `by`."""
     standard: _moves.Array = (values - by.mean()) / (by.std() or 1.0)
     return standard
 
@@ -164,8 +164,8 @@ def promising(
 ) -> list[int]:
     """The indices of the sets to score next. Each choice minimises mean - kappa * deviation.
 
-    A chosen set is then treated as scored, with its predicted mean as its loss: all means stay, and the deviations of
-    similar sets fall. So the sets of a batch differ (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
+    A chosen set is then treated as scored, with its predicted mean as its loss: no mean changes, and the deviations
+    of similar sets fall. So the sets of a batch differ (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
     """
     covariance, chosen = covariance.copy(), list[int]()
     available = np.ones(len(mean), dtype=bool)

@@ -16,12 +16,12 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Beam:
-    """Like greedy, but keeps the `width` best sets of each size. If it keeps all, it is exhaustive.
+    """Like greedy, but keeps the `width` best sets of each size. If it keeps all sets, the search is exhaustive.
 
-    Ties go to the set that was reached first. On a budget, the answer is the set of lowest loss among those
-    that meet it. With `rank=cost`, smaller sets are compared by the rise of the loss since the dense model,
-    per cost. Greedy uses the rise since the previous round, so even with `width=1` its result can differ from
-    beam search's. `lazy` is as in `Greedy`.
+    Ties go to the set that was reached first. If a share of the cost is removed, the answer is the set of
+    lowest loss among those that meet it. With `rank=cost`, sets that do not meet it yet are compared by
+    (loss - dense loss) / cost. Greedy uses the rise since the previous round, so even `width=1` can give
+    another result than greedy. `lazy` is as in `Greedy`.
     """
 
     width: int = 5
@@ -34,7 +34,7 @@ class Beam:
         check_least("algo", self, width=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per set size: the distinct sets that are one unit larger than the kept sets."""
+        """Request one batch per set size: the distinct sets that add one unit to a kept set."""
         known, kept, rounds = Known(), [space.dense], Rounds(self.lazy, space.k)
         by_cost, dense = per_cost(space, self.rank), 0.0
         if by_cost:

@@ -26,9 +26,9 @@ class Cbo:
 
         D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-    This is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL. If it
-    were the NLL's exponential, one vital block would have large negative couplings with all others. The dense
-    loss changes the energy of all sets of k units equally, so it is asked for only on a budget.
+    x^T Q x is exact if the loss has only single and pairwise terms. For `perplexity`, the loss is the NLL, because
+    with the NLL's exponential, one vital block would have large negative couplings with all others. The dense loss
+    changes the energy of all sets of k units equally, so it is requested only if a share of the cost is removed.
 
     The `rescore` sets of lowest energy and the one-shot set are scored; `rescore=0` skips this step.
     """
@@ -39,7 +39,7 @@ class Cbo:
         check_least("algo", self, rescore=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals and pairs, then for one of the sets of lowest energy."""
+        """Request one batch of single removals and pairs, then one of the sets of lowest energy."""
         known, units = Known(), space.fitting()
         pairs = list(combinations(range(len(units)), 2)) if space.k > 1 else []
         dense = [] if space.budget is None else [space.dense]

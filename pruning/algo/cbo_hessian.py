@@ -1,7 +1,7 @@
 """CBO on gates. Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) and its code.
 
 As the source advises, the `rescore` sets of lowest energy ("excited states") are scored, and the best is the
-answer. In the source, the 17th set was better than the first. `rescore=0` returns the first without scoring it.
+answer. In the source, the 17th set was better than the first. `rescore=0` returns the first set unscored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class CboHessian:
-    """The quadratic model from one backward pass per sample.
+    """Minimises a quadratic model whose coefficients take one backward pass per sample.
 
     A gate a_i scales what unit i adds to the hidden state. All gates are 1 in the dense model; if x_i = 1, unit i is
     removed and its gate is 0. Let A_si be the derivative of sample s's term with respect to a_i, and m the number of
@@ -37,7 +37,7 @@ class CboHessian:
         check_least("algo", self, rescore=0)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for the gradients, then for one batch of the sets of lowest energy."""
+        """Request the gradients, then one batch of the sets of lowest energy."""
         a = (yield Gates())[:, space.fitting()]  # (m, units that can be removed)
         q = a.T @ a / len(a)
         if self.linear:

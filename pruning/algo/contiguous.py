@@ -1,5 +1,5 @@
-"""Contiguous windows. Sources: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887,
-section 3.2), with the angular distance of hidden states; LLM-Streamline (arXiv 2403.19135).
+"""Contiguous runs of units. Sources: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv
+2403.17887, section 3.2), with the angular distance of hidden states; LLM-Streamline (arXiv 2403.19135).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Contiguous:
-    """Scores each window of k neighbouring units once.
+    """Scores each run of k neighbouring units once, and removes the best.
 
-    Unprotected blocks with only protected blocks between them count as neighbours. On a budget, a window
-    takes the units that fit, in order, until it meets the budget. Ties go to the earlier window.
+    Unprotected blocks with only protected blocks between them count as neighbours. If a share of the cost is
+    removed, a run takes the units that fit, in order, until the share is met. Ties go to the earlier run.
     """
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of all windows."""
+        """Request one batch of all runs."""
         masks = _windows(space)
         losses = yield Ask(masks, best=1)
         return Found(masks[int(np.argmin(losses))], "every window was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The number of windows: N - k + 1 without a budget."""
+        """The number of runs: N - k + 1 if k units are removed."""
         return len(_windows(space))
 
 

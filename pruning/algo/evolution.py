@@ -1,9 +1,9 @@
 """Evolution. Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning).
 
-Deviations: a stage uses the same first samples in every generation, so that scores can be compared, reused
-and extended; EvoPress draws fresh ones. The first parent is the better of the best random set and the
-one-shot set. EvoPress drops as many attention layers as MLPs; with `within=kind`, the first parent decides
-how many of each are dropped.
+Deviations from EvoPress: a stage uses the same first samples in every generation, so that scores can be
+compared, reused and extended; EvoPress draws fresh samples. The first parent is the better of the best
+random set and the one-shot set. EvoPress drops as many attention layers as MLPs; here, with `within=kind`,
+the first parent decides how many of each are dropped.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TRIES = 20  # attempts per offspring if the number of possible mutants is unknow
 class Evolution:
     """One parent, many mutated offspring, selected in stages on more and more samples.
 
-    The first parent is the one-shot set or the best of `initial` random sets. Each of k (N - k) / 1.5
-    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v uniform on 1
-    to `swaps`. `samples` and `survivors` have one value for each stage except the last, which uses all
-    samples. In that stage, the best of survivors and parent becomes the next parent. N is the number of
-    removable units; on a budget, k is the largest number that can be removed together.
+    The first parent is the best of the one-shot set and `initial` random sets. Each of k (N - k) / 1.5
+    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v drawn
+    uniformly from 1 to `swaps`. `samples` and `survivors` have one value for each stage except the last,
+    which uses all samples. In the last stage, the best among survivors and parent becomes the next parent. N
+    is the number of removable units; if a share of the cost is removed, k is the most units that it allows.
     """
 
     offspring: int = 32
@@ -61,7 +61,7 @@ class Evolution:
             )
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for single removals, then for the initial sets and for each generation, with one batch per stage."""
+        """Request single removals, then the initial sets and, in each generation, one batch per stage."""
         known, partial = Known(), dict[int, dict[Mask, float]]()
         losses = yield from _moves.singles(space, known)
         if _moves.scored_all(space, known):
@@ -82,7 +82,7 @@ class Evolution:
     def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
         """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer.
 
-        On a budget or within kinds, their number is unknown, so if there are few, some can be missed.
+        For a share of the cost, or with `within=kind`, their number is unknown; if they are few, some can be missed.
         """
         kept, counted = len(space.fitting()) - space.k, space.budget is None and self.within == "any"
         reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))
@@ -112,7 +112,7 @@ class Evolution:
 def _selected(
     masks: list[Mask], stages: Sequence[tuple[int, int]], partial: dict[int, dict[Mask, float]]
 ) -> Generator[Request, Any, list[Mask]]:
-    """The masks that survive all stages, pairs (samples, survivors). No mask is asked for twice on equal samples.
+    """The masks that survive all `stages`: pairs (samples, survivors). No mask is scored twice on equal samples.
 
     `partial` maps a number n of samples to the losses of masks over the first n samples.
     """

@@ -1,4 +1,4 @@
-"""Exhaustive search: the true optimum shows whether another search missed a better mask."""
+"""Exhaustive search, whose optimum shows whether another search missed a better mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH = 256  # masks per request
 class Exhaustive:
     """Scores every mask of a space of at most `limit` masks.
 
-    Masks are asked for in lexicographic order, so the masks of a batch share their first blocks, which are computed
+    Masks are scored in lexicographic order, so the masks of a batch share their first blocks, which are computed
     once. Ties go to the first mask.
     """
 
@@ -29,7 +29,7 @@ class Exhaustive:
         check_least("algo", self, limit=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for batch after batch, keeping only the best mask."""
+        """Request batch after batch, keeping only the best mask."""
         self.evaluations(space)  # raises if the space is too large
         masks = space.masks()
         best: tuple[float, Mask] = (math.inf, space.dense)
@@ -39,7 +39,7 @@ class Exhaustive:
         return Found(best[1], "every mask of the space was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The size of the space: N choose k without a budget. Raises OutOfReachError if that is more than `limit`."""
+        """The size of the space: N choose k if k units are removed. Raises OutOfReachError if it exceeds `limit`."""
         if space.size > self.limit:
             asked, lower = (f", k = {space.k}", "k") if space.budget is None else (" on a budget", "ratio")
             raise OutOfReachError(

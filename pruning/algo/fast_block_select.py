@@ -1,14 +1,14 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length with a lower joint loss.
 
-The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same length (on a
-budget, also of the same cost). The joint loss of removing a run is measured for the runs of P and, for each
-length, for the `candidates` runs with the lowest sum of single-removal losses. These runs are called groups.
-The next P replaces each run of P by a group of its length; the groups are disjoint and have the lowest total
-loss; ties keep P. This is repeated until P is unchanged or equals an earlier P. P as a whole is never scored,
-so it can be worse than the one-shot set.
+The set P starts as the one-shot set. The runs of neighbours in P compete with other runs of the same length (for
+a share of the cost, also of the same cost). The joint loss of removing a run is measured for the runs of P and,
+for each length, for the `candidates` runs with the lowest sum of single-removal losses. These runs are called
+groups. The next P replaces each run of P by a group of its length; the groups are disjoint and have the lowest
+total loss; ties keep P. This is repeated until P is unchanged or equals an earlier P. P as a whole is never
+scored, so it can be worse than the one-shot set.
 
 Source: search 7 of arXiv 2604.24938, which is MI-PRUN (arXiv 2601.07212, algorithm 1). The loss replaces mutual
-information here. MI-PRUN does not state the number of candidates, what a conflict is, or which groups are chosen.
+information here. MI-PRUN does not state the number of candidates, when groups conflict, or which ones are chosen.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FastBlockSelect:
         check_least("algo", self, candidates=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of single removals, then one batch of groups for each new P."""
+        """Request one batch of single removals, then one batch of groups for each new P."""
         known = Known()
         losses = yield from singles(space, known)
         alone = dict(zip(space.fitting(), losses, strict=True))
@@ -58,7 +58,7 @@ class FastBlockSelect:
         return Found(chosen, why)
 
     def _pool(self, size: Size, current: Sequence[Run], alone: dict[int, float], space: Space) -> list[Run]:
-        """The current runs of this size, and the `candidates` runs of lowest summed single-removal loss."""
+        """The current runs of this size, and the `candidates` runs with the lowest sum of single-removal losses."""
         windows = [tuple(range(start, start + size[0])) for start in alone]
         inside = [run for run in windows if all(i in alone for i in run) and _size(run, space) == size]
         inside.sort(key=lambda run: sum(alone[i] for i in run))
@@ -66,7 +66,7 @@ class FastBlockSelect:
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once."""
+        """The number of runs of 1 to k unprotected neighbours; the search scores each run at most once."""
         units = set(space.fitting())
         starts = product(range(1, space.k + 1), units)
         inside = sum(all(i in units for i in range(start, start + length)) for length, start in starts)
@@ -87,8 +87,8 @@ def disjoint(sizes: Sequence[Size], pools: dict[Size, list[Run]], losses: dict[R
     """The disjoint runs of these sizes with the lowest total loss. In `sizes`, equal sizes are adjacent.
 
     Branch and bound: runs of equal size are chosen in order of rising loss. So the n-th chosen run of a size
-    has at least the n-th lowest loss. This gives a lower bound on the total of a partial choice, which is
-    dropped if the bound is not below the best total. Ties go to the first runs of the pools.
+    has at least the n-th lowest loss, which gives a lower bound on the total of a partial choice. A partial
+    choice is dropped if its bound is not below the best total. Ties go to the first runs of the pools.
     """
     ranked = {size: sorted(pool, key=losses.__getitem__) for size, pool in pools.items()}
     least = [losses[ranked[size][sizes[:r].count(size)]] for r, size in enumerate(sizes)]

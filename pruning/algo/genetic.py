@@ -15,12 +15,12 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Genetic:
-    """Crosses and mutates a population; returns the best set that was ever scored, at worst the one-shot set.
+    """Crosses and mutates a population; returns the best scored set, which is never worse than the one-shot set.
 
-    The first population is the one-shot set and random sets from the prior (`_moves.py`). A parent is the
-    best of `tournament` random members. A child removes the blocks that both parents remove, and draws the
-    others from those that one parent removes (respectful recombination, Radcliffe 1991). `mutation` is the
-    probability that one block of a child is swapped. The best int(elitism * population) sets survive
+    The first population is the one-shot set and random sets from the prior (`_moves.py`). A parent is the best
+    of `tournament` random members. A child removes the blocks that both parents remove, and draws its other
+    blocks from those that only one parent removes (respectful recombination, Radcliffe 1991). `mutation` is
+    the probability that one block of a child is swapped. The best int(elitism * population) sets survive
     unchanged. If the generation already contains a child, blocks of the child are swapped until it is new.
     """
 
@@ -40,7 +40,7 @@ class Genetic:
             raise InputError(f"algo.mutation={self.mutation:g} is not a probability: choose from 0 to 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals, then one per generation."""
+        """Request one batch of single removals, then one batch per generation."""
         known = Known()
         losses = yield from _moves.singles(space, known)
         population, _ = _moves.first_masks(space, losses, self.temperature, self.population, rng)
@@ -55,7 +55,7 @@ class Genetic:
     def breed(
         self, population: list[Mask], fitness: list[float], space: Space, rng: np.random.Generator
     ) -> list[Mask]:
-        """The next generation: the elite, and distinct children of tournament winners."""
+        """The next generation: the best sets unchanged, and distinct children of tournament winners."""
         ranked = [population[r] for r in np.argsort(fitness, kind="stable")]
         following = ranked[: int(self.elitism * len(ranked))]
         while len(following) < len(ranked):
@@ -75,7 +75,7 @@ class Genetic:
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
     """A child that removes the units that both a and b remove, and random units that only one of them removes.
 
-    On a budget, if these units do not meet it, other units are removed too, in random order.
+    If these units do not reach the share of the cost to remove, other units are removed too, in random order.
     """
     both = set(a.dropped) & set(b.dropped)
     either = sorted(set(a.dropped) ^ set(b.dropped))

@@ -20,8 +20,8 @@ from pruning.core.mask import Mask, Space
 class Greedy:
     """In each of k rounds, scores the removal of each remaining unit and carries out the best one.
 
-    On a budget with `rank=cost`, a round removes the unit that raises the loss least relative to its cost.
-    Over sub-layers, a second path removes whole blocks, and the better of the two masks is the answer. `lazy`
+    If a share of the cost is removed, `rank=cost` removes the unit of lowest rise of the loss per cost and,
+    over sub-layers, adds a second path of whole blocks; the better of the two masks is the answer. `lazy`
     is the accepted risk that skipping unpromising candidates changes the mask (`lazy.py`).
     """
 
@@ -33,7 +33,7 @@ class Greedy:
         check_known("algo", self, rank=RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per round; each mask removes the previous winner's units and one more."""
+        """Request one batch per round; each of its masks removes the units of earlier rounds and one more."""
         rounds = Rounds(self.lazy, space.k)
         if per_cost(space, self.rank):
             known = Known()

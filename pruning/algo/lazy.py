@@ -1,17 +1,17 @@
-"""Lazy rounds: ask for the most promising candidates first, and stop when no other is likely to be chosen.
+"""Lazy rounds: score the most promising candidates first, and stop if no other one is likely to be chosen.
 
 The increment of a block, by which its removal raises the loss, is similar in each round of greedy search. So
 the increment in the previous round predicts the loss of a candidate. Candidates are scored from the lowest
-prediction upwards. The rest are skipped once this holds for each of them:
+prediction upwards. The others are skipped once this inequality holds for each:
 
     prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
 
 The errors e are losses minus predictions. If a race or a bound has ruled a candidate out, its loss is
-estimated. mean(e) is over the n candidates asked for in this round. sd(e) is pooled over all rounds, each
-with its own mean. If m candidates are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m)
-quantile of Student's t. So if errors are normally distributed, `risk` is about the probability of skipping a
-candidate that would have been chosen. They are only roughly normal; docs/algorithms.md has the share of
-searches that kept their mask. If masks are compared by rises per cost, both sides of the test are such rises.
+estimated. mean(e) is over the n candidates scored in this round. sd(e) is pooled over all rounds, about each
+round's mean. If m candidates are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m) quantile
+of Student's t. So if errors are normally distributed, `risk` is about the probability of skipping a candidate
+that would have been chosen. Errors are only roughly normal; docs/algorithms.md has the share of searches that
+kept their mask. If masks are compared by rises per cost, both sides are rises per cost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Rounds:
     """The `count` rounds of one search, each of which drops one more block, and all prediction errors so far.
 
-    `risk` is the accepted probability of skipping a candidate that would be chosen. If None, all are scored.
+    `risk` is the accepted probability of skipping a candidate that would be chosen. With None, all are scored.
     """
 
     risk: float | None
@@ -52,7 +52,7 @@ class Rounds:
     def scored(
         self, children: Mapping[Mask, Mask], best: int | None, rise: Rise | None = None
     ) -> Generator[Request, Any, dict[Mask, float]]:
-        """Score candidates of a round and return their losses. `best` of them will be chosen (None: all).
+        """Score candidates of a round; return the losses of those scored. `best` is how many are chosen (None: all).
 
         `children` maps each candidate to its parent, the mask that it extends. With `rise`, the `best`
         have the lowest rises per cost.
@@ -99,7 +99,7 @@ class Rounds:
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
         """The previous round's increment of the units that only `mask` drops; None if it is unknown.
 
-        If the loss of the dense model is unknown, 0 is used, which shifts all predictions of a round equally.
+        If the dense model's loss is unknown, 0 replaces it, which shifts all predictions of a round equally.
         """
         if (before := self._parents.get(parent)) is None:
             return None
@@ -133,7 +133,7 @@ def check_risk(risk: float | None) -> None:
 
 
 def warn_on(kind: str, algo: object) -> None:
-    """Log a warning if a search is lazy on non-text samples: laziness often changes its mask."""
+    """Log a warning if a search is lazy on non-text samples, where skipping often changes the mask."""
     if getattr(algo, "lazy", None) is not None and kind != "text":
         log.warning(
             "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "

@@ -20,12 +20,12 @@ from pruning.core.mask import Mask, Space
 class LocalSearch:
     """Starts from the better of the one-shot and greedy sets, and swaps units until no swap lowers the loss.
 
-    All k * (N - k) swaps of a set are one batch, and the best one is made if it lowers the loss. So the
-    result is never worse than those of one_shot and greedy. On a budget, swaps are exchanges.
+    All k * (N - k) swaps of a set are scored in one batch; the best is made if it lowers the loss. So the result
+    is never worse than those of one_shot and greedy. If a share of the cost is removed, exchanges replace swaps.
     """
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of single removals, one per round of greedy, and one per round of swaps."""
+        """Request one batch of single removals, one per round of greedy search, and one per round of swaps."""
         known = Known()
         yield from known.ask((yield from self._starts(space, known)), best=1)
         best, previous = known.best(space), None

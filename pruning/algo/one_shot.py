@@ -18,7 +18,7 @@ from pruning.core.mask import Space, unit_noun
 class OneShot:
     """Scores the removal of each unit, then removes the k units of lowest loss, ignoring interactions.
 
-    On a budget, units that fit are removed in the order that `rank` gives.
+    If a share of the cost is removed, units are removed in the order of `rank`, skipping any that do not fit.
     """
 
     rank: str = "cost"  # or "loss"
@@ -27,15 +27,15 @@ class OneShot:
         check_known("algo", self, rank=RANKS)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of single removals."""
+        """Request one batch of single removals."""
         if per_cost(space, self.rank):
             values = rates(space, (yield from singles(space, Known())))
         else:
-            # On a budget, any unit can be needed, because those that rank before it may not fit.
+            # For a share of the cost, any unit can be needed, because units ranked before it may not fit.
             best = space.k if space.budget is None else None
             values = np.array((yield Ask([space.drop(i) for i in space.fitting()], best=best)))
         return Found(ranked(space, values), f"every {unit_noun(space.unit)} was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The number N of removable units; with `rank=cost` on a budget, N + 1 with the dense model."""
+        """N, the number of removable units; N + 1, with the dense model, if rises per cost are compared."""
         return len(space.fitting()) + per_cost(space, self.rank)

@@ -19,8 +19,8 @@ from pruning.core.mask import Mask, Space
 class Random:
     """The best of `trials` distinct masks drawn at random.
 
-    No prior is used, so the result can be worse than the one-shot set. Without a budget, all masks are equally
-    likely. On a budget, units are drawn one by one, and those that fit are removed.
+    No prior is used, so the result can be worse than the one-shot set. If k units are removed, all masks are
+    equally likely. If a share of the cost is removed, units are drawn one by one, and those that fit are removed.
     """
 
     trials: int = 200
@@ -29,7 +29,7 @@ class Random:
         check_least("algo", self, trials=1)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of min(trials, size of the space) masks."""
+        """Request one batch of min(trials, size of the space) masks."""
         every = space.size <= self.trials
         drawn: dict[Mask, None] = dict.fromkeys(space.masks()) if every else {}
         while len(drawn) < self.evaluations(space):

@@ -111,10 +111,10 @@ def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
 
 
 def embedded_texts(name: str) -> list[str]:
-    """The documents of an embedded text: `pydoc` or `wikipedia_sample`, without their held-out parts, or `novel`.
+    """The documents of a packaged text: `pydoc` or `wikipedia_sample`, without its held-out part, or `novel`.
 
-    `pydoc` comes with Python; the others are fetched once. Embedded calibrations do not use `novel`. Raises
-    InputError if there is no text of this name, and UnreachableError if it cannot be fetched.
+    `pydoc` comes with Python; the other texts are fetched once. No packaged calibration uses `novel`.
+    Raises InputError if there is no text of this name, and UnreachableError if it cannot be fetched.
     """
     if name not in (*PARTED, NOVEL):
         raise unknown("embedded text", name, (*PARTED, NOVEL))

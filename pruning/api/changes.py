@@ -44,13 +44,13 @@ def heal_mask(
 ) -> PrunableModel:
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
-    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. With a
-    mask that removes nothing, the dense model is trained as a control: it shows what training alone gains.
-    `how` is an option of `heal` (`lora`, `full` or `distill`), and `settings` are its settings, such as
-    `lr=1e-4`. Without `lr`, short trials choose it. Without texts, the text of the setting `source` is used,
-    by default "pydoc". With a folder, repeating a stopped call continues it; calls for other masks and
-    weights can share the folder. Raises InputError if the mask or a setting is wrong or the texts are too
-    short, and LossError if a loss is not finite.
+    Run, measure or export the copy with the same mask: it still contains the removed units, unhealed. With a
+    mask that removes nothing, the dense model is trained as a control, which shows what training alone
+    gains. `how` names an option of the group `heal` (`lora`, `full` or `distill`), and `settings` are its
+    settings, such as `lr=1e-4`. If `lr` is not given, short trials choose it. Without `texts`, the setting
+    `source` names the text, by default "pydoc". With a `folder`, a repeated call continues a stopped one;
+    calls for other masks and weights can share the folder. Raises InputError if the mask or a setting is
+    wrong or the texts are too short, and LossError if a loss is not finite.
     """
     from pruning.config.app import build_option
     from pruning.healing.loop import heal
@@ -103,8 +103,8 @@ def repair_mask(
 
     Returns a copy of the dense model in which each map is folded into the weights before its run. If a map does not
     help on held-out samples, it is left out, and the log says so. Run, measure, heal or export the copy with the same
-    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
-    compensation=linear, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
+    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of the option
+    `compensation=linear`, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
     into this model.
     """
     from pruning.engine.repair import check, measure
@@ -144,9 +144,9 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the GGUF file that the model was loaded from (docs/gguf.md).
     If a block loses only one sub-layer, the output weights of this sub-layer become zeros and keep their size. Unless
     `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit for bit.
-    An earlier export of this model, mask and precision is replaced; any other export only with `force`. A
-    directory with anything else, or with a changed file, is never replaced. Raises InputError if the
-    directory cannot be used or weights in memory have changed, and MismatchError if logits differ.
+    An earlier export of this model, mask and precision is replaced; any other export is replaced only with `force`. A
+    directory with anything else, or with a changed file, is never replaced. Raises InputError if the directory cannot
+    be used or weights in memory have changed, and MismatchError if logits differ.
     """
     model.check_mask(mask)
     target = directory(path_of("out", out))

@@ -55,7 +55,7 @@ class PrunableModel:
         return self.language_model.info.n_blocks
 
     def check_mask(self, mask: Mask, what: str = "mask") -> None:
-        """Raise InputError unless `mask` is a mask for this number of blocks. Messages call it `what`."""
+        """Raise InputError unless `mask` is a mask for this number of blocks. Errors call it `what`."""
         check_type(what, mask, Mask)
         if mask.n_blocks != self.n_blocks:
             raise InputError(
@@ -105,7 +105,7 @@ class PrunableModel:
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     """Load a model. `name` is a directory, a GGUF file, a name on the hub, or an option of the group `model`.
 
-    `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
+    `settings` are those of the group `model` on the command line, such as `dtype="float32"` or `revision="..."`.
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError
     if the model's blocks cannot be removed one by one.
     """
@@ -173,7 +173,7 @@ def used_by(call: str, module: Any, name: str) -> Iterator[None]:
     """A context in which only `call` uses the transformers model `module`.
 
     Raises InputError at once if another call uses the model, in this or another thread. Two calls at once
-    would replace each other's block methods, and the model would not be restored.
+    would replace each other's block methods, and the model's own methods would not be restored.
     """
     with _guard:
         if (other := _in_use.get(module)) is not None:
@@ -252,7 +252,7 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
 def check_settings(kind: type[Any], settings: Mapping[str, Any], what: str) -> None:
     """Raise InputError if the dataclass `kind` has no field for a setting, or if a value has a wrong type.
 
-    Messages call such a setting `what`.
+    Error messages call such a setting `what`.
     """
     hints, known = typing.get_type_hints(kind), [field.name for field in dataclasses.fields(kind)]
     for name, value in settings.items():

@@ -28,10 +28,10 @@ PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the
 
 @dataclass(frozen=True)
 class Route:
-    """The set that a router chose for a prompt, with the router's predictions.
+    """The set of units to skip that a router chose for a prompt, with the router's predictions.
 
-    `predicted` maps each set to the prediction for the right answer: its mean log-likelihood per token or, if
-    the router predicts margins, its lead over the other answers. `seconds` is the router's own time.
+    `predicted` maps each set's name to what is predicted for the right answer: its mean log-likelihood per
+    token or, for margins, its lead over the other answers. `seconds` is the time taken to choose.
     """
 
     chosen: str
@@ -55,7 +55,7 @@ class Route:
 class Router:
     """A model, and a router that chooses which of its units to skip. Use `fit_router` or `load` to make one.
 
-    `facts` identify the model to which the router was fitted, with the digest of its weights at that time.
+    `facts` identify the model to which the router was fitted, with the digest of the weights at that time.
     """
 
     model: PrunableModel
@@ -65,7 +65,7 @@ class Router:
 
     @classmethod
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
-        """The router in a folder that a task study or `save` wrote. Without `model`, loads the recorded one.
+        """The router in a folder that a task study or `save` wrote. By default, the recorded model is loaded.
 
         Raises InputError if the folder contains no router or if its model is not recorded, DamagedError if a
         file was changed, and ForeignError if the router was fitted to another model.
@@ -86,7 +86,7 @@ class Router:
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
-        """The set with the highest prediction for a prompt.
+        """The route for a prompt: the set of units with the highest prediction is skipped.
 
         With `question=True`, the prompt is a question, which is put into the wording that the router was
         fitted to. Raises InputError if the prompt is too short or too long.
@@ -143,7 +143,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
     """Raise ForeignError unless a router was fitted to the weights of a model.
 
-    If the precisions are equal and both digests are known, the digests are compared, otherwise the revisions.
+    If the precisions are equal and both digests are known, the digests are compared, otherwise the revisions are.
     """
     info = model.language_model.info
     digests = [record["weights_sha256"], model.language_model.weights_sha256()]
@@ -171,11 +171,11 @@ def fit_router(
     template: str = TEMPLATE,
     target: str = "loglikelihood",
 ) -> Router:
-    """Fit a router to the items of tasks. It predicts the right answer's score under each set.
+    """Fit a router to the items of tasks. It predicts the right answer's score if each set is skipped.
 
-    `tasks` maps names to lists of items (question, choices, answer), and `sets` maps names to masks; the names need
-    not agree. `target` is the score that the router predicts, "loglikelihood" or "margin". Raises InputError
-    if an item, a mask, the template or the target is wrong.
+    `tasks` maps names to lists of items (question, choices, answer), and `sets` maps names to masks; names of tasks
+    and sets need not agree. `target` is the score that the router predicts, "loglikelihood" or "margin". Raises
+    InputError if an item, a mask, the template or the target is wrong.
     """
     for name, given in (("tasks", tasks), ("sets", sets)):
         if not isinstance(given, Mapping):

@@ -57,9 +57,9 @@ def search_mask(
     """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
-    "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
-    `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block",
-    "sublayer" (attention and MLP separately), "attention" or "mlp"; except for "block", `ratio` is a fraction
+    "pydoc", or samples that an earlier search has drawn. If it is None, the option that suits the objective is
+    used. `objective` and `algo` are names of options, classes, or instances of classes. `unit` is "block",
+    "sublayer" (attention and MLP separately), "attention" or "mlp"; unless it is "block", `ratio` is a fraction
     of the parameters. `samples` and `length` are the number and length of the drawn samples. The first
     `protect_first` and the last `protect_last` blocks are never removed. After `max_evaluations` masks, the
     search is stopped. `heldout` are the texts on which `SearchResult.measure` measures by default; they must

@@ -28,14 +28,14 @@ LABELLED = "commonsense170k"  # the source whose `path` is a data set or a local
 
 
 def file_of(settings: Any) -> str | None:
-    """The local file that settings give as their source, if any; its contents identify it, not its name."""
+    """The local file that settings give as their source, or None. A file's identity is its contents, not its name."""
     source, path = getattr(settings, "source", None), getattr(settings, "path", None)
     copied = source == LABELLED and path and Path(path).expanduser().is_file()
     return path or "" if source == "file" or copied else None
 
 
 def files_of(settings: Any) -> tuple[str, ...]:
-    """All local files that settings and nested settings name. `FILES` names a class's fields with files."""
+    """All local files that settings and nested settings name. A class lists its fields that name files in `FILES`."""
     if isinstance(settings, Mapping):
         return tuple(file for part in settings.values() for file in files_of(part))
     if not is_dataclass(settings):

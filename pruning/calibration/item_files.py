@@ -73,8 +73,8 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
 def comparable_items(path: Path) -> list[Item]:
     """The items of a file that an objective can compare: those without equal choices.
 
-    Some items of real benchmarks, such as ARC, have equal choices. The number left out is logged. Raises
-    InputError as `read_items` does, and also if no item is left.
+    Some items of real benchmarks, such as ARC, have equal choices. The number of items left out is logged.
+    Raises InputError as `read_items` does, and also if no item is left.
     """
     items = read_items(path, equal_choices=True)
     kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
@@ -104,7 +104,7 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
 
 
 def checked_item(item: Item, where: str) -> Item:
-    """An item made in Python, checked as a record is. Raises InputError as `read_item` does."""
+    """An item made in Python, after the same checks as a record's. Raises InputError as `read_item` does."""
     choices = list(item.choices) if isinstance(item.choices, list | tuple) else item.choices
     record = {"question": item.question, "choices": choices, "answer": item.answer}
     return read_item(record, where, equal_choices=True)
