@@ -25,10 +25,10 @@ SOURCES = (EMBEDDED, "file", LABELLED)
 def items_of(
     items: Sequence[Item], tokenizer: Any, source: str, seed: int, template: str = TEMPLATE
 ) -> Samples:
-    """Items as rows, one for each choice. A row's span covers the choice's tokens.
+    """Items as token rows, one row for each choice of an item. A row's span covers the tokens of its choice.
 
     The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
-    lm-evaluation-harness. Raises InputError if an item cannot be scored.
+    lm-evaluation-harness. Raises InputError if a choice adds no tokens to its prompt.
     """
     rows = tuple(
         Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
@@ -43,7 +43,7 @@ def drawn_items(
 ) -> list[Item]:
     """`samples` items of a pool, drawn with `seed`. If `disjoint`, draws with different seeds share no item.
 
-    `setting` is the name of `samples` in messages. Raises InputError if there are too few items.
+    Messages call `samples` by the name in `setting`. Raises InputError if the pool has too few items.
     """
     if len(pool) < samples:
         raise InputError(f"{source} has {len(pool)} items, fewer than {setting}={samples}: lower {setting}.")
@@ -56,9 +56,9 @@ def drawn_items(
 class Items:
     """`samples` items of a source, drawn by `drawn_items` and turned into rows by `items_of`.
 
-    `source` is `commonsense` (a `part` of this program's items), `file` (the file `path`), or
-    `commonsense170k`. The last one is the data set `path` with its `split` and `revision`, or a copy of its
-    JSON file at the local `path`.
+    If `source` is `commonsense`, the items are one `part` of those that come with this program; if it is `file`,
+    those in the file `path`. If it is `commonsense170k`, `path` is a hub data set, of which `split` and `revision`
+    are read, or a local copy of its JSON file.
     """
 
     source: str
@@ -80,7 +80,7 @@ class Items:
         check_template("calibration.template", self.template)
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw the items. Raises InputError if there are too few or if an item cannot be scored."""
+        """Draw the items. Raises InputError if the source has too few items or if one of them cannot be scored."""
         source, setting = self.path or self.source, f"{prefix}.samples"
         items = drawn_items(self.pool(prefix), source, self.samples, self.seed, setting, self.disjoint)
         return items_of(items, tokenizer, source, self.seed, self.template)
@@ -99,8 +99,8 @@ class Items:
 def check_template(setting: str, template: str) -> None:
     """Raise InputError unless a template contains {question}, no other field, and no backslash followed by an n.
 
-    Prompts would contain other fields literally. The command line does not turn a backslash and an n into a
-    new line.
+    Only {question} is filled in; any other field would stay in the prompts as it is written. A backslash and an n
+    would stay, too, because the command line does not turn them into a new line.
     """
     if FIELD not in template:
         raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
@@ -120,7 +120,7 @@ def check_template(setting: str, template: str) -> None:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    As in lm-eval, the whole text is tokenised at once. If BOS and prompt have n tokens, the span starts at n.
+    As in lm-eval, both are tokenised as one text. If BOS and the prompt alone have n tokens, the span starts at n.
     """
     first = start_tokens(tokenizer)
     start = len(first) + len(tokenizer(prompt, add_special_tokens=False).input_ids)
@@ -134,10 +134,10 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ..
 class TaskItems:
     """Some items of a task for the search, and other items of the same task as held-out items (`experiment=tasks`).
 
-    `samples` items are drawn with `seed` for the search; `heldout` other items, chosen by `split` alone, are
-    held out. So two draws with different seeds have the same held-out items. An item is left out if two of
-    its choices are equal. A repeated item is used once. If `source` is "commonsense", the items come with
-    this program: those for the search from its calibration part, the held-out ones from its held-out part.
+    The setting `heldout` is the number of held-out items. They depend on `split` but not on `seed`, so draws with
+    different seeds have the same held-out items. From the rest, `seed` draws `samples` items for the search. An item
+    with two equal choices is left out. A repeated item is used once. If `source` is "commonsense", the items come
+    with this program, whose part `calibration` is for the search and whose part `heldout` is held out.
     """
 
     source: str
@@ -169,7 +169,7 @@ class TaskItems:
         return self.rows(self.parts(prefix)[0], tokenizer)
 
     def rows(self, items: Sequence[Item], tokenizer: Any, template: str | None = None) -> Samples:
-        """Items as token rows, with prompts from `template`, by default the template in the settings."""
+        """Items as token rows. Prompts are made from `template` or, if it is None, the template in the settings."""
         return items_of(items, tokenizer, self.path or self.source, self.seed, template or self.template)
 
     def parts(self, prefix: str = "calibration") -> tuple[list[Item], list[Item]]:

@@ -1,4 +1,4 @@
-"""Samples as token rows: the inputs of a model and the positions that are scored."""
+"""Samples as token rows. A row has the token ids that a model reads and the span of positions that are scored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Samples:
-    """The rows of one draw. `keys` identify the items, so that `shared` can compare two sets of items."""
+    """The rows of one draw. `keys` identify the items, so that `shared` can count those in two draws."""
 
     kind: str  # "text", "items" or "both"
     source: str
@@ -57,7 +57,7 @@ class Samples:
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the exact rows. Equal digests mean equal losses."""
+        """The digest of the rows. Two draws with equal digests give a mask the same loss."""
         return storage.text_sha256(self._text())
 
     @cached_property
@@ -99,9 +99,9 @@ class Samples:
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        Each position keeps its kind of sample, window or item; items are renumbered. Races and search
-        stages can use only the first samples. Without the shuffle, these would not be a random subset if the
-        source is sorted by topic or task.
+        Where a window was, there is a window again, and where an item was, an item. Items get new numbers, in order.
+        Races and search stages can use only the first samples. The shuffle makes the first samples a random subset
+        even if the source is sorted by topic or task.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         kinds = {kind: self.only(kind).units for kind in ("text", "items")}
@@ -115,9 +115,9 @@ class Samples:
         return replace(self, rows=tuple(rows))
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of the samples form a loss: windows are weighted by their scored tokens, items equally.
+        """How samples' terms form a loss. A window's weight is the number of its scored tokens, an item's is 1.
 
-        If two shares are given, the first is for windows and the second for items.
+        If two shares are given, the first multiplies the mean of the windows and the second that of the items.
         """
         items = [unit[0].item is not None for unit in self.units]
         weights = [
@@ -128,7 +128,7 @@ class Samples:
         return Estimate(tuple(weights), tuple(parts), shares)
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
-        """Group the values of all rows by sample."""
+        """The values of all rows as one list for each sample."""
         if len(values) != len(self.rows):
             raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
         remaining = iter(values)
@@ -141,7 +141,7 @@ class Samples:
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """The number of items and runs of tokens that both samples contain.
+        """How many items, plus how many runs of tokens of windows, are in both draws.
 
         Windows are compared only with windows, and items only with items.
         """
@@ -171,11 +171,11 @@ ORDER = 0  # the seed of the pool's order for disjoint draws
 
 
 def drawn(size: int, samples: int, seed: int, disjoint: bool, prefix: str, pool: str) -> list[int]:
-    """`samples` sorted indices that a seed draws from a pool of `size` entries (at least `samples`).
+    """`samples` indices, sorted, that a seed draws from a pool of `size` entries; `size` >= `samples`.
 
-    If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the
-    number of the group to take. So draws with different seeds have nothing in common. If this number is
-    too high, raises InputError, which quotes the settings group `prefix` and the description `pool`.
+    If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of the
+    group to take. So draws with different seeds have nothing in common. If there is no group of that number, raises
+    InputError, whose text contains `prefix` (the settings group) and `pool` (a description of the pool).
     """
     if not disjoint:
         return sorted(np.random.default_rng(seed).choice(size, size=samples, replace=False).tolist())
@@ -222,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """The length that a run must have to count as shared by this row and a row that is not shorter."""
+    """How many tokens a run needs to count as shared by this row and another that is at least as long."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

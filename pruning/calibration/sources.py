@@ -1,6 +1,6 @@
-"""Sources of samples: data that come with this program, with Python or in wheels, local files, and hub data sets.
+"""Sources of samples: packaged data (in this program, in Python or in wheels), local files, and hub data sets.
 
-Embedded sources have two parts, `calibration` and `heldout`. No document is in both parts, whatever the seed.
+Packaged sources have two parts, `calibration` and `heldout`. No document is in both parts, whatever the seed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `he
 class TextSource:
     """The settings that locate a text, shared by calibrations, corpora, prompts and healing.
 
-    `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
-    `.json`, `.jsonl` or `.parquet`), or the name of an embedded text, of which one `part` is read. If a data set is
-    streamed, `seed` shuffles its documents; without a seed, they keep their order.
+    `source` is `hub` (`path` is a data set; its configuration `name`, a `split` and a `column` are read), `file`
+    (`path` is a `.txt`, `.json`, `.jsonl` or `.parquet` file), or the name of a packaged text, of which one `part` is
+    read. A streamed data set is shuffled with `seed`; if `seed` is None, the documents keep their order.
     """
 
     source: str
@@ -49,13 +49,13 @@ class TextSource:
 
     @classmethod
     def of(cls, settings: Any, **others: Any) -> TextSource:
-        """A source with the values of the same-named fields of `settings`; `others` are further values."""
+        """A source with the values of `settings` for the fields that both have; `others` override them."""
         known = {one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)}
         return cls(**known | others)
 
     @property
     def label(self) -> str:
-        """The origin of the text, for people to read."""
+        """The origin of the text in words, such as a path or a data set's name."""
         if self.source != "hub":
             return self.path or self.source
         return "/".join(one for one in (self.path, self.name, self.split) if one)
@@ -63,7 +63,7 @@ class TextSource:
     def check(self, prefix: str, more: Sequence[str] = ()) -> None:
         """Raise InputError if a setting is invalid. `prefix` is the settings group in messages.
 
-        `more` are further allowed sources, besides `TEXTS`.
+        The source must be in `TEXTS` or `more`.
         """
         check_known(prefix, self, source=(*TEXTS, *more), part=PARTS)
         if self.source == "hub" and not self.path:
@@ -89,7 +89,7 @@ class TextSource:
     def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if they cannot be read; the message ends with `instead`: settings for a file.
+        Raises UnreachableError if it cannot be read; the text ends with `instead`: settings that read a file.
         """
         import datasets
 
@@ -149,13 +149,13 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def embedded_items(part: str) -> list[Item]:
-    """One part of this project's own items (Apache-2.0). Parts alternate by line, so each has all topics."""
+    """One part of this project's own items (Apache-2.0). Lines alternate between parts, so both have all topics."""
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return read_items(path)[PARTS.index(part) :: 2]
 
 
 def embedded_text(name: str, part: str) -> Iterator[str]:
-    """The documents in one part of a packaged text; all of `novel` is held out. Can raise UnreachableError."""
+    """One part's documents of a packaged text; `novel` is all held out. Can raise UnreachableError."""
     if name == NOVEL:
         return chapters() if part == "heldout" else iter(())
     return pydoc(part) if name == "pydoc" else _part(articles(), part)
@@ -176,7 +176,7 @@ def pydoc(part: str) -> Iterator[str]:
 
 
 def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
-    """The documents of one part. A digest of a document's name decides its part, whatever the seed."""
+    """The documents of one part. Only a digest of a document's name decides its part, not a seed."""
     for name, document in named:
         share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
         if document and (share < HELDOUT_SHARE) == (part == "heldout"):

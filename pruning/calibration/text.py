@@ -24,11 +24,11 @@ def drawn_windows(
     stream: bool = False,
     disjoint: bool = False,
 ) -> Samples:
-    """Windows cut from documents. `draw` has the number of windows, their length in tokens, and the seed.
+    """Windows cut from documents. `draw` is (number of windows, length of a window in tokens, seed).
 
-    Messages name the settings group `prefix` and its settings `names` for the number and the length. With
-    `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds
-    have no window in common. Raises InputError if the documents are too short.
+    In messages, `prefix` is the settings group, and `names` are its settings for the number and the length. With
+    `stream`, only the documents that the windows need are read. If `disjoint`, draws with different seeds have no
+    window in common. Raises InputError if there is too little text for the windows.
     """
     (samples, length, seed), first = draw, start_tokens(tokenizer)
     payload = length - len(first)
@@ -116,8 +116,8 @@ Unit = tuple[Row, ...]
 class Both:
     """The samples of a text calibration and of an items calibration, interleaved, for mixed objectives.
 
-    Windows and items alternate in proportion to their numbers, beginning with one of each. So a search or
-    race that uses only the first samples uses both kinds.
+    Windows and items alternate in proportion to their numbers, beginning with one of each. So the first samples,
+    which are all that some races and search stages use, are of both kinds.
     """
 
     text: Any
@@ -129,7 +129,7 @@ class Both:
         _check_kinds(text=(self.text, "text"), items=(self.items, "items"))
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw the samples of both parts. Raises InputError if either part does."""
+        """Draw the windows and the items. Raises InputError if one of the two sources has too few."""
         text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
         items: Samples = self.items.draw(tokenizer, f"{prefix}.items")
         return replace(_alternating(text, items), kind="both", keys=items.keys)
@@ -137,12 +137,11 @@ class Both:
 
 @dataclass(frozen=True)
 class Mixed:
-    """`samples` windows of `length` tokens, half from each text; if `samples` is odd, one more from `first`.
+    """`samples` windows of `length` tokens, half from each of two texts; an odd one comes from `first`.
 
-    Of the text calibrations `first` and `second`, only the settings that locate the text are used; the
-    `samples`, `length`, `seed` and `disjoint` given here replace theirs. Windows of the two texts alternate.
-    On either text, a linear map fitted on this mixture is nearly as good as a map fitted on that text alone
-    (docs/objectives.md).
+    The text calibrations `first` and `second` only say where the texts are; the `samples`, `length`, `seed` and
+    `disjoint` of this class replace theirs. Windows of the two texts alternate. On either text, a linear map fitted
+    on this mixture is nearly as good as a map fitted on that text alone (docs/objectives.md).
     """
 
     first: Any
@@ -159,7 +158,7 @@ class Mixed:
         check_least("calibration", self, samples=2, length=SHORTEST, seed=0)  # one window for each text
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""
+        """Draw the windows. Raises InputError if a text is too short or if the two texts share runs of tokens."""
         shared = {"length": self.length, "seed": self.seed, "disjoint": self.disjoint}
         half = self.samples // 2
         first: Samples = replace(self.first, samples=self.samples - half, **shared).draw(tokenizer, prefix)
@@ -187,7 +186,7 @@ def _alternating(first: Samples, second: Samples) -> Samples:
 
 
 def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:
-    """Both kinds of samples in one list, evenly spread and beginning with one of each."""
+    """Windows and items in one list, which begins with one of each kind and spreads each kind evenly."""
     ranked = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
     ranked += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
     return [unit for *_, unit in sorted(ranked, key=lambda entry: entry[:2])]

@@ -1,7 +1,7 @@
 """Give Hydra the schema of every option, and build the objects that settings describe.
 
-The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files. So composing a
-configuration fails if a key is misspelt, on the command line or in a file.
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files. So Hydra rejects a
+misspelt key, on the command line or in a file.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Paths:
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """Whether a cell reuses losses that other cells computed. To time an algorithm, set `share=false`."""
+    """Whether a cell reuses losses that other cells computed. To time a cell's search, set `share=false`."""
 
     share: bool = True
 
 
 @dataclasses.dataclass
 class Config:
-    """The top level of a configuration. Each group is checked by the schema of its option."""
+    """The top level of a configuration. The schema of the chosen option checks a group's settings."""
 
     model: Any = MISSING
     objective: Any = MISSING
@@ -91,8 +91,8 @@ class Config:
 def register() -> None:
     """Register schemas and resolvers, once per process; call this before Hydra reads the configuration.
 
-    Raises InputError if two classes of a group have the same name. Class names identify cells and scores, so
-    two objectives with the same name would use each other's losses.
+    Raises InputError if two classes of a group have the same name. Class names identify cells and scores, so of two
+    objectives with one name, each would reuse losses of the other.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
@@ -110,7 +110,7 @@ def register() -> None:
 
 
 def add_hub_models(words: Sequence[str]) -> None:
-    """Register each `model=OWNER/NAME` in the arguments as an option: a hub model with the name NAME."""
+    """For each argument `model=OWNER/NAME`, register an option of the group `model`: that hub model, named NAME."""
     for whole in hub_names(words):
         owner, _, name = whole.partition("/")
         model = {"name": name, "source": "hub", "path": whole}
@@ -120,7 +120,7 @@ def add_hub_models(words: Sequence[str]) -> None:
 
 @cache
 def schema(cls: type) -> type:
-    """A dataclass with the fields of `cls`, and with a `_target_` so that Hydra builds a `cls`."""
+    """A dataclass with the fields of `cls` and a field `_target_` that makes Hydra build an object of `cls`."""
     hints = get_type_hints(cls)
     fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
     for item in dataclasses.fields(cls):
@@ -151,7 +151,7 @@ def composed(words: Sequence[str]) -> Any:
 
 
 def settings_of(config: Any, choices: Mapping[str, Any]) -> Any:
-    """A composed configuration in the recorded form. If a value is missing, raises InputError."""
+    """A composed configuration in the form that results record. Raises InputError if a value is missing."""
     try:
         return records.recorded(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
@@ -186,7 +186,7 @@ def build_option(group: str, words: Sequence[str]) -> Any:
 def build(group: str, settings: Any) -> Any:
     """Build the object that a group's settings describe; nested settings with a class become objects, too.
 
-    Only classes of the group are built, and no value is interpreted, so records from elsewhere are safe to read.
+    Only classes of the group are built, and values are taken literally, so a stranger's record can run no other code.
     Raises InputError if the group has no class of that name, or if the class refuses the settings.
     """
     settings = records.recorded(settings)
@@ -220,9 +220,9 @@ HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM acce
 
 
 def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
-    """Raise InputError if a setting is unknown, a number not finite or too large, or a string contains `${`.
+    """Raise InputError if a setting is unknown, a number is infinite, NaN or too large, or a string has `${`.
 
-    `plain` is in the recorded form. Classes are looked up in their groups; no name in a record is imported.
+    `plain` is as results record it. Classes are looked up in their groups; no name in `plain` is imported.
     """
     # The launcher is not checked, because cells do not record it and its shell lines may contain `${HOME}`.
     records.check_literal({name: value for name, value in plain.items() if name != "launcher"})
@@ -267,7 +267,7 @@ RESOURCES = "model.resources."  # left out: these settings only affect where a c
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
-    """The arguments of `depth-pruning grid` for a recorded configuration, or for some of its groups.
+    """The arguments of `depth-pruning grid` that give a recorded configuration, or some groups of one.
 
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
     if a setting is not literal, because Hydra would interpret it.
@@ -324,7 +324,7 @@ def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "")
 
 
 def _hydra(value: Any) -> str:
-    """A value in the grammar of Hydra's command line."""
+    """A value as it is written on Hydra's command line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):

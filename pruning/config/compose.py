@@ -41,7 +41,7 @@ def cell_of_words(words: Sequence[str]) -> Cell:
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
-    """The cell of a composed configuration; `choices` has the chosen option of each Hydra group.
+    """The cell of a composed configuration; `choices` maps each Hydra group to its chosen option.
 
     Raises InputError if a value is missing or out of range.
     """
@@ -65,7 +65,7 @@ def recorded_cell(config: Mapping[str, Any]) -> Cell:
 
 
 def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
-    """The cell of a configuration in the recorded form; `choices` has the names of its options."""
+    """The cell of a configuration as results record it; `choices` maps each group to its option."""
     check_settings(plain, choices)
     built = {group: build(group, plain[group]) for group in PARTS}
     parts: dict[str, Any] = {name: cls(**plain[name]) for name, cls in SETTINGS.items()}
@@ -102,7 +102,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 
 
 def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The recorded form of a configuration: options and classes are names; settings of the command are left out."""
+    """A configuration as results record it: options and classes by name, without settings of the command."""
     config: dict[str, Any] = {
         str(key): records.recorded(value) for key, value in plain.items() if key not in COMMAND
     }

@@ -106,7 +106,7 @@ def default_options() -> dict[str, str]:
 
 
 def option_classes(group: str) -> dict[str, Any]:
-    """The class that each option of a group configures, from the schema that its file names."""
+    """The class that each option of a group configures; the option's file names its schema."""
     classes, found = dict(members(group)), {}
     for name in options(group):
         if match := re.search(rf"/schema/{group}/(\w+)@_here_", text_of(group, name)):
@@ -115,7 +115,7 @@ def option_classes(group: str) -> dict[str, Any]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (name of the schema, class) for every class that an option of the group can configure."""
+    """Yield (schema's name, class) for every class that an option of the group can configure."""
     from pruning.core.records import settings_classes  # imports numpy, which `--help` does not need
 
     if group in PACKAGES:

@@ -40,7 +40,7 @@ Hydra. Finished cells are not run again."""
 
 
 def grid_help(program: str, everything: bool = False) -> str:
-    """The help of `program`, such as `depth-pruning grid`. If `everything`, it lists all settings of all options."""
+    """The help of `program`, such as `depth-pruning grid`. If `everything`, it lists the settings of all options."""
     defaults, parts = groups.default_options(), [USAGE.format(program=program)]
     for group in groups.GROUPS:
         classes = groups.option_classes(group) if everything and group in groups.BUILT else {}
@@ -58,7 +58,7 @@ def group_help(group: str, default: str) -> str:
 
 
 def experiment_help(name: str) -> str:
-    """The options that an experiment chooses, with their settings, and the settings that most commands need."""
+    """The settings that most commands need, and the options that an experiment chooses, with their settings."""
     text = groups.text_of("experiment", name)
     parts = ["\nSettings and their defaults; `depth-pruning grid --help=all` has all:\n"]
     own = {one.name: one.default for one in groups.settings_in(text)}
@@ -72,7 +72,7 @@ def experiment_help(name: str) -> str:
 
 
 def _options(group: str, default: str | None, everything: bool, classes: dict[str, Any]) -> Iterator[str]:
-    """Yield a line per option. If `everything`, its settings follow, except repeated ones."""
+    """Yield each option's lines. If `everything`, its settings follow, except those that were listed before."""
     said = {name: groups.description(group, name) for name in groups.options(group)}
     shown = [name for name, text in said.items() if everything or not text.startswith(OWN)]
     shown.sort(key=lambda name: name != default)
@@ -89,7 +89,7 @@ def _options(group: str, default: str | None, everything: bool, classes: dict[st
 
 
 def _settings(group: str, option: str, cls: Any) -> list[groups.Setting]:
-    """The settings of an option: those in its file, and those of its class that the file does not set."""
+    """The settings of an option: those in its file, and its class's settings that the file leaves out."""
     written = [*groups.settings_in(groups.text_of(group, option), f"{group}.")]
     own = [] if cls is None else [*_fields(cls, f"{group}.")]
     return written + [one for one in own if not any(f"{w.name}.".startswith(f"{one.name}.") for w in written)]

@@ -43,7 +43,7 @@ def names_folder(word: str) -> bool:
 
 
 def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]:
-    """The results folder in a command's arguments (default `results`), and the values of `known` settings.
+    """The results folder in a command's arguments (`results` if none is named), and the values of `known` settings.
 
     Raises InputError for any other argument.
     """
@@ -56,7 +56,7 @@ def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The arguments with settings before flags, as Hydra rejects settings on both sides of a flag."""
+    """The arguments, settings before flags, because Hydra rejects a command with settings before and after a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 
@@ -75,7 +75,7 @@ def hub_names(words: Sequence[str]) -> list[str]:
 
 
 def model_words(place: str) -> list[str]:
-    """The arguments that choose a model. `place` is a path, a name on the hub, or an option of `model`.
+    """The arguments that choose a model. `place` is a path, a name on the hub, or an option of the group `model`.
 
     Raises InputError if there is no such model.
     """
@@ -100,7 +100,7 @@ VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "-
 
 
 def check_line(words: Sequence[str]) -> None:
-    """Raise InputError, with a correction, if an argument is neither a setting nor a flag of Hydra."""
+    """Raise InputError, whose text has a correction, if an argument is neither a setting nor a Hydra flag."""
     known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
@@ -116,7 +116,7 @@ def check_line(words: Sequence[str]) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise InputError, which shows the correct quotes, if Hydra's grammar cannot read some settings."""
+    """Raise InputError, whose text shows the correct quotes, if Hydra cannot parse some settings."""
     sweeps = bool(SWEEP & {*words})
     wrong = [word for word in words if is_setting(word) and not _reads(word)]
     if wrong:
@@ -225,7 +225,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`; lists `known` settings and options that have `path`."""
+    """An InputError for the unknown setting `path`. Its text has the `known` settings and the options with `path`."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})

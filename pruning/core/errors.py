@@ -29,7 +29,7 @@ class OutOfReachError(InputError):
 
 
 class UnreachableError(PruningError):
-    """A model or data set could not be fetched: it is gated, its name is misspelt, or there is no network."""
+    """A model or data set could not be fetched: access is restricted, its name is wrong, or there is no network."""
 
 
 class UnskippableError(PruningError):
@@ -41,7 +41,7 @@ class LossError(PruningError):
 
 
 class RequestError(PruningError):
-    """lm-eval would send the model a request other than the one that item and template define."""
+    """lm-eval would ask the model something other than what the item and the template define."""
 
 
 class DamagedError(PruningError):
@@ -65,7 +65,7 @@ class RankError(PruningError):
 
 
 def first_line(error: object) -> str:
-    """An error's first line, plus the second if the first ends in a colon; without text, the error's type."""
+    """An error's first line, with the second if the first ends in a colon; an error's type if it has no text."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] = f"{lines[0]} {lines[1]}"
@@ -87,7 +87,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_least(group: str, settings: object, **least: float) -> None:
-    """Raise InputError if a value in `settings` is below its minimum in `least`; None is allowed."""
+    """Raise InputError if a value in `settings` is below the minimum that `least` has for it; None is allowed."""
     for name, bound in least.items():
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value is not None and value < bound:
@@ -95,7 +95,7 @@ def check_least(group: str, settings: object, **least: float) -> None:
 
 
 def check_known(group: str, settings: object, **known: Collection[str]) -> None:
-    """Raise InputError if a value in `settings` is not among its `known` values."""
+    """Raise InputError if a value in `settings` is not among those that `known` allows for it."""
     for name, values in known.items():
         if (value := getattr(settings, name)) not in values:
             raise unknown(f"{group}.{name}", value, values)
@@ -120,9 +120,9 @@ DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def os_error(error: BaseException) -> OSError | None:
-    """The exception itself if it is an OSError, else the OSError whose number its text states, if any.
+    """The exception if it is an OSError; else an OSError with the number in the exception's text, or None.
 
-    Libraries in Rust (safetensors, tokenizers) raise other exceptions, whose text states the number.
+    Libraries in Rust (safetensors, tokenizers) raise their own exceptions, with texts such as `(os error 28)`.
     """
     if isinstance(error, OSError):
         return error
@@ -131,13 +131,13 @@ def os_error(error: BaseException) -> OSError | None:
 
 
 def unwritable(error: BaseException) -> str | None:
-    """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
+    """The operating system's reason for an error, such as `No space left on device`; None if it gave none."""
     found = os_error(error)
     return os.strerror(found.errno) if found is not None and found.errno else None
 
 
 def cache_folder() -> Path:
-    """The folder for fetched and converted files, which the environment variable DEPTH_PRUNING_CACHE can set."""
+    """The folder for fetched and converted files; the environment variable DEPTH_PRUNING_CACHE can change it."""
     folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
     return Path(folder).expanduser()
 

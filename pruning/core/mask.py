@@ -93,13 +93,13 @@ class Mask:
 
     @property
     def gone(self) -> tuple[int, ...]:
-        """The blocks that are removed as a whole, in order."""
+        """The blocks that are removed completely, in order."""
         if self.unit == "block":
             return self.dropped
         return tuple(i // 2 for i in self.dropped if i % 2 == 0 and i + 1 in self.dropped)
 
     def drop(self, *indices: int) -> Mask:
-        """A copy of this mask that removes the units `indices` as well."""
+        """A mask that removes the units of this mask and the units `indices`."""
         return Mask(self.n_blocks, (*self.dropped, *indices), self.unit)
 
     def jaccard(self, other: Mask) -> float:
@@ -108,19 +108,19 @@ class Mask:
         return len(a & b) / len(a | b) if a | b else 1.0
 
     def as_blocks(self) -> Mask | None:
-        """The mask over blocks that removes the same weights; None if some block is removed only in part."""
+        """The mask with blocks as units that removes the same weights; None if a block is only partly removed."""
         if self.unit == "block":
             return self
         return Mask(self.n_blocks, self.gone) if len(self.dropped) == 2 * len(self.gone) else None
 
     def as_sublayers(self) -> Mask:
-        """The mask over sub-layers that removes the same weights."""
+        """The mask with sub-layers as units that removes the same weights."""
         if self.unit == "sublayer":
             return self
         return Mask(self.n_blocks, tuple(u for i in self.dropped for u in (2 * i, 2 * i + 1)), "sublayer")
 
     def names(self) -> tuple[str, ...]:
-        """The short notation: numbers of blocks, or `a3`, `m3` and, if both are removed, `b3`."""
+        """The removed units in short: `3` for a block, `a3` or `m3` for a sub-layer, `b3` for both of a block."""
         return unit_names(self.unit, self.dropped)
 
     def listed(self) -> list[int] | list[str]:
@@ -152,7 +152,7 @@ class Mask:
 
     @classmethod
     def parse(cls, n_blocks: int, text: str) -> Mask:
-        """The mask for text such as `3,7,12` or `a3 m7 b12`; over sub-layers if there is an `a` or `m`."""
+        """The mask for text such as `3,7,12` or `a3 m7 b12`; its units are sub-layers if an `a` or `m` occurs."""
         if not isinstance(text, str):
             raise InputError(
                 f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
@@ -182,7 +182,7 @@ def unit_noun(unit: str) -> str:
 
 
 def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:
-    """The short notation of units: numbers of blocks, or `a3`, `m3` and, if both are in the list, `b3`."""
+    """The units in short: `3` for a block, `a3` or `m3` for a sub-layer, `b3` for both of a block."""
     removed = sorted(dropped)
     if unit == "block":
         return tuple(map(str, removed))
@@ -205,7 +205,7 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
 
 
 class BudgetRecord(TypedDict):
-    """A cell's budget: the share to remove, the share removed, the units' costs, and the limits."""
+    """A cell's budget: the shares of the total cost asked and removed, each unit's cost, and the limits."""
 
     cost: str
     asked: float
@@ -252,7 +252,7 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """The budget to remove `ratio` of all costs, give or take half the cheapest free unit's cost.
+        """The budget for removing `ratio` of all costs; the error is at most half the lowest cost of a free unit.
 
         At least one unit stays. Raises InputError if no set of `free` units meets the budget.
         """
@@ -275,11 +275,11 @@ class Budget:
         return cls(tuple(record["costs"]), record["least"], record["most"])
 
     def met_by(self, units: Iterable[int]) -> bool:
-        """Whether the cost of units together meets the budget."""
+        """Whether the total cost of `units` meets the budget."""
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """After a cost of `spent`, the units of `others` that can be removed if the budget is to be met."""
+        """Those of `others` that can be removed next, after a total cost of `spent`, so as to meet the budget."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]
@@ -305,7 +305,7 @@ class Budget:
         return extended((), 0, 0)
 
     def most_units(self, free: Sequence[int]) -> int:
-        """The size of the largest set of `free` units that meets the budget; -1 if there is none."""
+        """The largest number of units in a set of `free` units that meets the budget; -1 if no set does."""
         # For each cost s, the largest number of units that cost s together; negative if no units do.
         units = np.full(self.most + 1, -len(self.costs) - 1)
         units[0] = 0
@@ -315,11 +315,11 @@ class Budget:
         return max(-1, int(units[self.least :].max()))
 
     def _plus(self, sums: int, cost: int) -> int:
-        """The bitset `sums` and each sum plus one unit of this cost; sums above `most` are left out."""
+        """A bitset of each sum in `sums` without and with `cost` added; sums above `most` are left out."""
         return (sums | sums << cost) & ((1 << (self.most + 1)) - 1)
 
     def _meets(self, sums: int, spent: int) -> bool:
-        """Whether `spent` plus one of the sums meets the budget."""
+        """Whether the budget is met by `spent` plus some sum in the bitset `sums`."""
         if spent > self.most:
             return False
         allowed = sums & ((1 << (self.most - spent + 1)) - 1)
@@ -338,7 +338,7 @@ def _count(budget: Budget, free: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether `spent` plus some of `costs` can meet the budget; one cost equal to `used` is excluded."""
+    """Whether `spent` plus some of `costs` can meet the budget; one of the costs equal to `used` is left out."""
     rest = list(costs)
     rest.remove(used)
     sums = 1
@@ -348,7 +348,7 @@ def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -
 
 
 def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
-    """Whether a mask in the trace of a finished cell removes k units or, with a budget, units that meet it."""
+    """Whether a mask in a finished cell's trace removes exactly k units or, with a budget, units that meet it."""
     return len(dropped) == k if budget is None else Budget.recorded(budget).met_by(dropped)
 
 
@@ -357,7 +357,7 @@ def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All masks that remove exactly `k` unprotected units or, with a `budget`, unprotected units meeting it.
+    """All masks that remove exactly `k` unprotected units or, with a `budget`, those whose units meet it.
 
     With a budget, `k` is the largest number of units that any mask of the space removes.
     """
@@ -395,7 +395,7 @@ class Space:
 
     @property
     def size(self) -> int:
-        """Number of masks in the space; without a budget, (n_units - protected) choose k."""
+        """The number of masks in the space; without a budget, n choose k for n unprotected units."""
         if self.budget is None:
             return math.comb(self.n_units - len(self.protected), self.k)
         return self.budget.count(tuple(self.free()))
@@ -412,7 +412,7 @@ class Space:
         return Mask(self.n_blocks, (), self.unit)
 
     def free(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The unprotected units outside `dropped`, in order."""
+        """The unprotected units that are not in `dropped`, in order."""
         closed = self.protected | set(dropped)
         return [i for i in range(self.n_units) if i not in closed]
 
@@ -421,7 +421,7 @@ class Space:
         return Mask(self.n_blocks, indices, self.unit)
 
     def cost(self, *indices: int) -> int:
-        """The cost of units together; without a budget, their number."""
+        """The total cost of the units `indices`; without a budget, their number."""
         return len(indices) if self.budget is None else sum(self.budget.costs[i] for i in indices)
 
     def complete(self, mask: Mask) -> bool:
@@ -436,7 +436,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be added to `dropped` so that the mask is in the space or still extendable."""
+        """The units whose addition to `dropped` gives a mask that is in the space or can be extended to one."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
@@ -449,10 +449,10 @@ class Space:
         return inside and (self.complete(mask) or bool(self.fitting(mask.dropped)))
 
     def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
-        """The mask that removes `dropped` and then, in `order`, units that fit, until it is in the space.
+        """The mask made from `dropped` by adding the units of `order` that fit, in turn, until it is in the space.
 
-        A unit that does not fit never fits later. So the result is in the space if `dropped` can be extended to a
-        mask of the space and `order` has all other units.
+        A unit fits if `fitting` has it; one that does not fit now never fits later. So the result is in the space if
+        `dropped` can be extended to a mask of the space and `order` has all other units.
         """
         mask = self.drop(*dropped)
         if self.budget is None:  # the same result, faster
@@ -477,7 +477,7 @@ class Space:
 
 
 def space_of(mask: Mask, search: SearchRecord) -> Space:
-    """The space of a finished search, from its final mask and its record; no unit counts as protected."""
+    """The space of a finished search, from its final mask and its record, as if no unit had been protected."""
     if (record := search.get("budget")) is None:
         return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
     budget = Budget.recorded(record)
@@ -496,7 +496,7 @@ COSTS = ("parameters", "latency")
 
 @dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Latency:
-    """Each unit is timed `repeats` times on `batch` sequences of `tokens` tokens."""
+    """Each unit is timed `repeats` times on a batch of `batch` sequences, each of `tokens` tokens."""
 
     batch: int = 1
     tokens: int = 512
@@ -509,7 +509,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Removal:
-    """How much is removed: `k` units or the share `ratio` of all costs. `first`, `last`: protected blocks."""
+    """What is removed: `k` units or the share `ratio` of all costs; never the first `first` or last `last` blocks."""
 
     ratio: float | None
     k: int | None
@@ -519,7 +519,7 @@ class Removal:
     last: int = 0
 
     def check(self) -> None:
-        """Raise InputError if a value is impossible for every model."""
+        """Raise InputError if a setting is wrong whatever the model is."""
         ratio, k = self.ratio, self.k
         if self.unit not in KINDS:
             raise unknown("unit", self.unit, KINDS)
@@ -553,14 +553,14 @@ class Removal:
 
     @property
     def counted(self) -> bool:
-        """Whether the removed units are counted, so that the space does not depend on their costs."""
+        """Whether the space fixes the number of removed units and so does not depend on costs."""
         return self.k is not None or (self.unit, self.budget) == ("block", "parameters")
 
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
-        """The space for a model; `costs` has a number for each unit; not needed if units are `counted`.
+        """The space for a model. `costs` has each unit's cost; it is not needed if `counted` is true.
 
-        If units are not counted, the removed ones have the share `ratio` of all costs, give or take half the
-        cost of the cheapest removable unit. Raises InputError if the model has no such masks.
+        If `counted` is false, the removed units' share of all costs is `ratio`; it may differ by at most half the
+        lowest cost of an unprotected unit. Raises InputError if the model has no such masks.
         """
         self.check()
         first, last, kinds = self.first, self.last, KINDS[self.unit]
@@ -596,7 +596,7 @@ class Removal:
         )
 
     def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
-        """The budget, and the share of the costs that a mask removes; None if units are counted."""
+        """The budget, and the share of the costs that a mask removes; None if `counted` is true."""
         if self.counted or self.ratio is None:
             return None
         budget = space.budget

@@ -34,7 +34,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """The rows of all models, and how they were measured. All models are compared with the first one."""
+    """The rows of all models, and how the models were measured. The first model is the reference of all others."""
 
     rows: list[ModelRow]
     evaluation: dict[str, Any]  # the settings of eval
@@ -52,7 +52,7 @@ class ModelTable:
         return cls(**{**data, "rows": [ModelRow(**row) for row in data["rows"]]})
 
     def columns(self) -> dict[str, list[str]]:
-        """The table's columns by heading, one entry per model; the column of model names is left out."""
+        """The table's columns by heading, with one entry per model; there is no column of model names."""
         first, rows = self.rows[0], self.rows
         columns: dict[str, list[str]] = {}
         for metric in metrics_among(first.metrics):

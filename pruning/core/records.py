@@ -1,6 +1,6 @@
 """`result.json` and the records beside it: their keys, and their only readers and writers.
 
-`docs/results_folder.md` says what each key means; a test compares the page's lists with these types. Keys
+`docs/results_folder.md` says what each key means; a test checks that the page lists the keys of these types. Keys
 marked `NotRequired` are absent from cells to which they do not apply.
 """
 
@@ -65,7 +65,7 @@ class CalibrationRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """A cell's evaluation results so far, for each model; most inner keys are metrics."""
+    """A cell's evaluation results so far: a mapping for each model and each kind of detail, mostly by metric."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -97,7 +97,7 @@ class Failure(TypedDict):
 
 
 class FailedResult(TypedDict):
-    """The result of a cell that failed; the same command tries the cell again."""
+    """The result of a cell that failed; if the command is repeated, the cell is tried again."""
 
     cell: str
     status: Literal["failed"]
@@ -183,7 +183,7 @@ class ContinuationRecord(TypedDict):
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
-    """The continuations beside a measurement's file; None if there are none. Can raise DamagedError."""
+    """The continuations in the file next to a measurement's; None if it does not exist. Can raise DamagedError."""
     path = measured.with_name(f"{measured.stem}.{ENDING}")
     if not path.exists():
         return None
@@ -205,7 +205,7 @@ EVALUATION = "evaluation.json"  # beside it: the run's evaluation; a cell's resu
 
 
 class CurveRecord(TypedDict):
-    """The curve of a healing run, summarised in four numbers."""
+    """Four losses of a healing run: held-out before and after, and the first and last training loss."""
 
     heldout_before: float
     heldout_after: float
@@ -214,7 +214,7 @@ class CurveRecord(TypedDict):
 
 
 class RateTrial(TypedDict):
-    """One learning rate that was tried; only with `heal.lr=null`."""
+    """One learning rate that was tried in a short training; only with `heal.lr=null`."""
 
     lr: float
     tokens: int
@@ -272,7 +272,7 @@ class HealRecord(TypedDict):
 
 
 class ComparisonRecord(TypedDict):
-    """A mask compared with a better one (of lower loss), by paired differences over samples."""
+    """A mask compared with a mask of lower loss, by the differences of their terms sample by sample."""
 
     dropped: list[int] | list[str]
     difference: float
@@ -339,7 +339,7 @@ def error_of(metric: str) -> str:
 
 
 def with_error(metric: str, value: float, error: float, samples: int) -> dict[str, float]:
-    """A metric and its standard error; with one sample, no error, because 0 would mean an exact value."""
+    """A metric and its standard error; no error if there is one sample, because 0 would mean an exact value."""
     return {metric: value, error_of(metric): error} if samples > 1 else {metric: value}
 
 
@@ -349,12 +349,12 @@ def plain_of(metric: str) -> str:
 
 
 def filtered_of(metric: str, name: str) -> str:
-    """The name of `exact/<task>` under the filter `name`, given its name under the first filter."""
+    """The name of a task's metric under the answer filter `name`, given its name under the first filter."""
     return f"{_EXACT}_{name}/{metric.partition('/')[2]}"
 
 
 def main_of(metric: str) -> str:
-    """The metric whose measurement gives `metric`: `acc/<task>` for `acc_plain/<task>`; for most metrics, itself."""
+    """The metric that is measured to get `metric`: `acc/<task>` for `acc_plain/<task>`; mostly `metric` itself."""
     kind = kind_of(metric)
     main = _EXACT if kind.startswith(f"{_EXACT}_") else _MAIN.get(kind, kind)
     return metric if main == kind else f"{main}/{metric.partition('/')[2]}"
@@ -470,7 +470,7 @@ TARGET, CLASS, OPTION = "_target_", "class", "option"
 
 
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (name, class) for each dataclass with the method `method` in a package; OneShot is `one_shot`."""
+    """Yield (name, class) for each dataclass in a package that has `method`; the name of OneShot is `one_shot`."""
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):
         module = importlib.import_module(f"{package}.{info.name}")
@@ -480,7 +480,7 @@ def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
 
 
 def recorded(settings: Any) -> Any:
-    """Settings with each `_target_`, at any depth, replaced by the name of its class."""
+    """Settings in which the class's name replaces its import path `_target_`, at any depth."""
     if isinstance(settings, list | tuple):
         return [recorded(item) for item in settings]
     if not isinstance(settings, Mapping):
@@ -512,7 +512,7 @@ def check_inside(path: Any, where: str) -> None:
 
 
 def without_option(settings: Any) -> Any:
-    """Recorded settings without the name of their option, which does not affect a result."""
+    """Recorded settings without their option's name, because that name does not affect a result."""
     if isinstance(settings, Mapping):
         return {key: value for key, value in settings.items() if key != OPTION}
     return settings
@@ -530,7 +530,7 @@ NO_HEALING = {CLASS: "NoHealing"}  # results do not record `heal` unless the cel
 
 
 class RepairRun(TypedDict):
-    """A run of removed units, and the map that replaces it."""
+    """Consecutive removed units, and the linear map that replaces them."""
 
     removed: list[str]
     folded: str | None
@@ -544,7 +544,7 @@ class RepairRun(TypedDict):
 
 
 class RepairRecord(TypedDict):
-    """How removed runs were repaired; only with `compensation=linear`."""
+    """How runs of consecutive removed units were repaired; only with `compensation=linear`."""
 
     form: str
     samples: int
@@ -580,7 +580,7 @@ class TimingRecord(TypedDict):
 
 
 class RatioRecord(TypedDict):
-    """The pruned model's median speed divided by the dense model's; above 1, the pruned one is faster."""
+    """The pruned model's median speed divided by the dense model's; above 1, the pruned model is the faster one."""
 
     prefill: float
     decode: float
@@ -630,7 +630,7 @@ def names(results: Path) -> list[str]:
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of a study's cells; empty if there is no such study. Raises DamagedError if unreadable."""
+    """The keys of a study's cells; empty if the study has no file. Raises DamagedError if its file is damaged."""
     path = path_of(results, study)
     if not path.exists():
         return []
@@ -668,7 +668,7 @@ class Point(TypedDict):
 
 
 def read(path: Path) -> list[Point]:
-    """The points in the file of a curve; empty if there is no file. A torn last line is left out."""
+    """The points in a curve's file; empty if there is no file. An incomplete last line is left out."""
     if not path.exists():
         return []
     return [cast(Point, json.loads(line)) for _, line in storage.read_lines(path)]
@@ -685,14 +685,14 @@ def heldout(points: Sequence[Point]) -> list[Point]:
 def kept_terms(
     results: Path, result: DoneResult, metric: str, which: str = "pruned"
 ) -> Mapping[str, Any] | None:
-    """A metric's per-sample terms for a cell's model `which`; None if they were not kept, or are damaged."""
+    """The terms, one per sample, of a metric of a cell's model `which`; None if they are missing or damaged."""
     kept = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
     path = kept.get(metric, {}).get(which)
     return None if path is None else terms_beside(results / path)
 
 
 def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms kept beside a measurement's file; None if there are none, or if they are damaged."""
+    """The terms in the file next to a measurement's; None if that file is missing or damaged."""
     try:
         return cast(Mapping[str, Any], storage.read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
     except (FileNotFoundError, DamagedError):
@@ -700,7 +700,7 @@ def terms_beside(measured: Path) -> Mapping[str, Any] | None:
 
 
 def item_hits(terms: Mapping[str, Any]) -> list[float] | None:
-    """The credit for the answer to each item, from 0 to 1; None if the terms are not those of items."""
+    """Each item's credit for its answer, from 0 to 1; None if the samples are not items."""
     if "hits" in terms:
         return [*map(float, terms["hits"])]
     if "loglikelihoods" not in terms:

@@ -16,7 +16,7 @@ from pruning.core.mask import Mask
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The loss of one mask under one objective, with its per-sample terms; lower is better."""
+    """The loss of one mask under one objective, and the terms of the samples; a lower loss is better."""
 
     mask: Mask
     loss: float
@@ -77,10 +77,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The weight and the part of each sample, in order, and the share of each part.
+    """What makes a loss from terms: the weight and the part of each sample, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two
-    masks differ by at most `ties`, tests must count them as equal: the difference serves only to break ties.
+    If there are fewer terms than weights, the terms belong to the first samples. If two masks' terms of a sample
+    differ by at most `ties`, tests must count the terms as equal: the difference only orders tied masks.
     """
 
     weights: tuple[float, ...]
@@ -100,7 +100,7 @@ class Estimate:
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss. It is not finite if a term is not, and NaN if a part with a share above 0 has no term."""
+        """The loss. It is not finite if some term is not finite; NaN if a part with a share above 0 has no term."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -129,8 +129,8 @@ class Estimate:
     def freedom(self, terms: Sequence[float]) -> float:
         """The degrees of freedom of `error`; 0 if a part with a share above 0 has only one sample.
 
-        For one part, this is the number of samples minus one. For several, it is the number of Welch and
-        Satterthwaite: (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
+        With one part, this is the number of samples minus one. With several parts, it is the Welch-Satterthwaite
+        number (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)
@@ -174,7 +174,7 @@ def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def plus_minus(error: float | None) -> str:
-    """The text that follows a value to state its standard error; None means unknown."""
+    """The text that states a standard error after a value; if `error` is None, it says `unknown`."""
     return "± unknown" if error is None else f"± {error:.4f}"
 
 
@@ -190,7 +190,7 @@ FIRST = 8  # samples on which a race first compares masks
 
 @dataclass
 class Racing:
-    """`delta` is the risk that a race loses the best mask of a batch; if it is None, racing is off."""
+    """`delta` is the accepted risk that a race drops the best mask of a batch; if it is None, there are no races."""
 
     delta: float | None = None
 
@@ -204,7 +204,7 @@ class Racing:
 
 @dataclass
 class NearTies:
-    """To settle near ties, at most `most` masks of a decision are scored again in float32; with 0, none."""
+    """At most `most` masks of a near tie in a decision are scored again in float32; none if `most` is 0."""
 
     most: int = 8
 
@@ -243,7 +243,7 @@ def scored(line: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class TraceEntry:
-    """A complete line: its number, from 1; the byte offset of its end; its content, or None if damaged."""
+    """A complete line: its number, from 1; its end as a byte offset; its content, None if it is damaged."""
 
     number: int
     end: int
@@ -251,7 +251,7 @@ class TraceEntry:
 
 
 def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
-    """Yield the complete lines from byte `start` on; nothing if the file does not exist."""
+    """Yield the file's complete lines from byte `start` on; nothing if there is no file."""
     if path.exists():
         for number, (end, line) in enumerate(storage.read_lines(path, start), start=1):
             yield TraceEntry(number, end, _parsed(line))

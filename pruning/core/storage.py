@@ -41,7 +41,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_record(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically with a seal, so that `read_json` detects a value that was changed by hand."""
+    """Write a JSON object atomically and with a seal, so that `read_json` detects values changed by hand."""
     write_json(path, sealed(data))
 
 
@@ -52,7 +52,7 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The JSON object of a file, without its seal. Raises DamagedError if the seal does not match it."""
+    """A file's JSON object without its seal. Raises DamagedError if the seal does not match the object."""
     if SEAL in data and data != sealed(data):
         raise DamagedError(
             f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
@@ -72,9 +72,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within this context, add the file's name to each OSError, because errors in writing name no file.
+    """Within this context, add the file's name to each OSError, because an error in writing does not have it.
 
-    If a library raises another exception whose text has an OSError's number, that OSError is raised.
+    If a library raises an exception of another type whose text has an OSError's number, an OSError is raised instead.
     """
     try:
         yield
@@ -91,7 +91,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, data: Any) -> None:
-    """Append one JSON line in a single write, so that a kill can tear at most the last line.
+    """Append one JSON line in a single write, so that a killed process leaves at most the last line incomplete.
 
     Raises OSError, which names the file, if the line could not be written as a whole.
     """
@@ -102,7 +102,7 @@ def append_line(path: Path, data: Any) -> None:
 
 
 def mend(path: Path) -> None:
-    """Remove a torn last line from a journal; otherwise the next append would continue that line."""
+    """Remove an incomplete last line from a journal; otherwise the next append would continue it."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -113,7 +113,7 @@ def mend(path: Path) -> None:
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset after the line, line) for the complete lines from byte `start` on; skip a torn last line."""
+    """Yield (byte offset of the end, line) for each line from byte `start` on; skip an incomplete last line."""
     with path.open("rb") as stream:
         stream.seek(start)
         for line in stream:
@@ -126,7 +126,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 def check_links(cell: Path) -> None:
     """Raise InputError if a cell's folder, or anything in it, is a symbolic link.
 
-    A results folder can come from somebody else, and appending through a link could change any file.
+    A results folder can come from somebody else, and a write through a link could change any of the user's files.
     """
     inside = (Path(place) / name for place, folders, files in os.walk(cell) for name in (*folders, *files))
     for path in (cell, *inside):
@@ -169,7 +169,7 @@ WRITTEN_BACK = 35_000_000_000  # nanoseconds
 def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
     """The SHA-256 of a file, in hex; after each read, `advance` is called with the number of bytes read.
 
-    An unchanged large file is read only once. Raises OSError if the file cannot be read.
+    The digest of a large file is stored for later calls. Raises OSError if the file cannot be read.
     """
     state = file_state(path)
     if state[0] < SMALL or time.time_ns() - state[3] <= WRITTEN_BACK:
@@ -184,7 +184,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] = lambda _: None) -
 
 
 def kept_sha256(path: Path) -> str | None:
-    """The stored digest of a file; None if the digest is missing, damaged or out of date."""
+    """The stored digest of a file; None if it is not stored, is damaged, or the file has changed since."""
     try:
         record = read_json(_entry(path))
         return str(record["sha256"]) if record["state"] == file_state(path) else None
@@ -206,7 +206,7 @@ def _entry(path: Path) -> Path:
 
 
 def file_state(path: Path) -> list[int]:
-    """Size, inode, mtime, ctime and device. A program can set the mtime of a changed file back, but not the ctime."""
+    """Size, inode, mtime, ctime, device. After a change, a program can restore a file's mtime, but not its ctime."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
 
@@ -231,23 +231,23 @@ DAY = 24 * 3600
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Yield a path in a new hidden folder beside `target`; the folder is removed afterwards."""
+    """Yield a path in a new hidden folder next to `target`; the folder is removed when the context ends."""
     with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / target.name
 
 
 @contextmanager
 def temporary_file(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a new hidden binary file, and its path. It is removed afterwards unless it was renamed."""
+    """Yield a new hidden binary file, and its path. It is removed when the context ends unless it was renamed."""
     with _hidden(target) as path, path.open("xb") as stream:
         yield stream, path
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Yield a hidden directory beside `target`; it is removed afterwards unless it was renamed.
+    """Yield a hidden directory next to `target`; it is removed when the context ends unless it was renamed.
 
-    First removes old hidden folders of killed processes. Raises OSError if the directory cannot be created.
+    Before, old hidden folders of killed processes are removed. Raises OSError if the directory cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
@@ -257,7 +257,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory from `staged` to `target`. If that fails, an earlier `target` stays."""
+    """Rename a complete directory from `staged` to `target`. If that fails, a `target` that existed before stays."""
     with _hidden(target) as aside:
         if target.exists():
             target.rename(aside)

@@ -34,7 +34,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def command_words(usage: str | None = None) -> list[str]:
-    """Prepare the process and log of a command; return its arguments. Without any, print `usage` and exit."""
+    """Prepare a command's process and log; return its arguments. If it has none, print `usage` and exit."""
     prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
@@ -51,7 +51,7 @@ def show(text: str) -> None:
 
 
 def progress_bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
-    """A tqdm bar on standard error: one moving line on a terminal; in a file, a line at most every 20 s."""
+    """A tqdm bar on standard error. A terminal shows one changing line; a file gets a line at most every 20 s."""
     from tqdm import tqdm
 
     stream: Any = sys.stderr
@@ -85,7 +85,7 @@ class _Lines(io.StringIO):
 
 
 def typed_command() -> str:
-    """The command line of this process as it was typed. Installed programs are named without path."""
+    """The command line of this process as it was typed. An installed program is named without its path."""
     program, *words = sys.orig_argv
     if words and not words[0].startswith("-") and not words[0].endswith(".py"):
         program, *words = words
@@ -133,7 +133,7 @@ def _end(text: str, status: int) -> None:
 
 
 def prepare_process() -> None:
-    """Set how threads wait and how memory is kept. Commands call this before they import torch or numpy."""
+    """Set how threads wait and whether freed memory is kept. Commands call this before they import torch or numpy."""
     let_threads_wait()
     keep_pages()
 
@@ -145,7 +145,7 @@ NEVER = -1  # the threshold at which no memory is returned
 
 
 def keep_pages() -> bool:
-    """Make glibc keep freed memory, unless the user has configured glibc. Returns whether it will."""
+    """Make glibc keep freed memory, unless the user has configured glibc. Returns whether glibc will keep it."""
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or os.environ.get("LD_PRELOAD")
     if tuned or any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False

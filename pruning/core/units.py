@@ -13,7 +13,7 @@ def bytes_text(count: int) -> str:
 
 
 def rate_text(value: float) -> str:
-    """A number with three significant digits, more if its integer part has more: `0.612`, `26.1`, `1,133`."""
+    """A number with three significant digits, or its whole integer part: `0.612`, `26.1`, `1,133`."""
     if not math.isfinite(value) or value == 0:
         return f"{value:.2f}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))

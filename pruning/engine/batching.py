@@ -32,7 +32,7 @@ TRIED = 8  # number of first rows whose items are run both packed and unpacked
 
 @dataclass(frozen=True)
 class TokenLine:
-    """One line of a batch: tokens, their positions and segments, and the tokens to score.
+    """One line of a batch: tokens, their positions and segments, and targets (the tokens to score).
 
     A target is (index, token, row): the logits at `index` predict `token`, whose log-likelihood counts for `row`.
     """
@@ -45,9 +45,9 @@ class TokenLine:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The inputs of a model, and n targets.
+    """The inputs of a model, and the n tokens to score (the targets).
 
-    Each target has an index into the flattened (B * T) tokens, a token id and a row number.
+    A target has the index of the position that predicts it (among the B * T flattened positions), its id and its row.
     """
 
     ids: Tensor  # (B, T), right-padded
@@ -75,9 +75,9 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed only if this changes no first items' terms beyond `TOLERANCE`.
+    """Make lines from rows. Choices are packed if the first items' log-likelihoods change by at most `TOLERANCE`.
 
-    The model must also accept positions and a mask of token pairs, and no line may exceed its sliding window.
+    To pack, the model must accept positions and a mask of token pairs, and its sliding window must hold each line.
     """
     if all(row.item is None for row in rows):
         return single(rows)
@@ -116,8 +116,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so computing a loss again gives bitwise the same value. A line
-    longer than `batch_tokens` gets its own batch.
+    The batches depend only on the lines and `batch_tokens`, so computing a loss again gives bitwise the same value. A
+    line longer than `batch_tokens` gets its own batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []
@@ -138,7 +138,7 @@ def _common(rows: Iterable[Row]) -> int:
 
 
 def _line(members: Sequence[tuple[int, Row]], prompt: int) -> TokenLine:
-    """A line of numbered rows that share their first `prompt` tokens."""
+    """One line made of (number, row) pairs whose rows share their first `prompt` tokens."""
     tokens = list(members[0][1].input_ids[:prompt])
     positions, segments, targets = list(range(prompt)), [0] * prompt, []
     for segment, (number, row) in enumerate(members, start=1):

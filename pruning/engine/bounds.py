@@ -1,4 +1,4 @@
-"""Bounds on the sum of a row's values, computed from only a part of the vocabulary.
+"""Bounds on the sum of a row's log-likelihoods or divergences, computed from a part of the vocabulary.
 
 With the logits z, the log-likelihood of a token x is ln p(x) = z_x - ln sum over all tokens v of exp z_v. The
 sum over only some tokens is smaller. So for every set S of tokens that contains x,
@@ -14,8 +14,8 @@ The right-hand sides need only the logits of S and the dense model's p(S), which
 the left-hand sides if S contains the likely tokens of the samples. So S contains all scored tokens, and the
 tokens with the largest dense-model probability, summed over all scored positions.
 
-If there is room, the states after the last unit are kept. For a mask that the bounds do not rule out,
-the exact sums then need only the head, not the blocks.
+If there is enough memory, the states after the last unit are kept. For a mask that the bounds do not rule out, the
+exact sums then need only the head, not the blocks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SHARE = 0.5  # states after the last unit may take this share of the room for st
 def bounds(
     forward: Forward, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
 ) -> Iterator[tuple[Mask, list[float], float]]:
-    """Yields bounds on `forward.sums` from part of the vocabulary; nothing if the head cannot be divided.
+    """Yields bounds on the values of `forward.sums`, from a partial head; nothing if `partial_head` gives None.
 
     If `readout` gives log-likelihoods, the bounds are upper bounds. If it gives the divergence from the dense
     model, they are lower bounds.
@@ -89,7 +89,7 @@ def bounds(
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
     """A head for the tokens that matter for `rows`; None if the output layer is not a linear layer in memory.
 
-    `read` applies a readout to the dense model at the scored positions of the rows.
+    `read` calls a readout with the dense model's distributions at the scored positions of the rows.
     """
     output = module.get_output_embeddings()
     usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
@@ -111,9 +111,9 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """`targets` and the likeliest tokens, sorted: enough for PROBABILITY, but at most 1 / MOST of all.
+    """`targets` and the likeliest tokens that sum to PROBABILITY (at most 1 / MOST of the vocabulary), sorted.
 
-    If there are more than MULTIPLE tokens, the next likeliest are added until MULTIPLE divides their number.
+    If these are more than MULTIPLE, the next likeliest tokens are added until MULTIPLE divides the number of tokens.
     """
     order = np.argsort(-probabilities, kind="stable")
     shares = np.cumsum(probabilities[order]) / probabilities.sum()

@@ -1,8 +1,8 @@
 """Collective operations of the processes (ranks) that run a cell together; with one rank, they do nothing.
 
 Each rank has the whole model and takes its share of the samples. Ranks exchange only sums over samples, in CPU
-memory: kilobytes of losses in a search. So the gloo backend is enough on every machine, with or without GPUs.
-Torch is imported only if ranks need it: a command that only submits jobs does not need it.
+memory; in a search, these are kilobytes of losses. For so little, the gloo backend is enough on every machine, with
+or without GPUs. Torch is imported only if ranks need it: a command that only submits jobs does not need it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """Within this context, the ranks that torchrun or submitit started are joined; contexts can be nested.
+    """Within this context, ranks that torchrun or submitit started are connected; contexts can be nested.
 
-    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if a rank ends while
-    another still exchanges data with it.
+    Each rank sees its share of the GPUs. Raises RankError if a rank does not connect, or if it ends while another
+    rank still needs its data.
     """
     place = find_rendezvous()
     if place is None or world_size() > 1:
@@ -69,7 +69,7 @@ def share_of(tasks: Sequence[T]) -> Sequence[T]:
 
 
 def gather(results: Sequence[T]) -> list[T]:
-    """The results of all tasks, in order, on every rank; `results` are those of this rank's share."""
+    """The results of all tasks, in order, on every rank; `results` has those of this rank's tasks (`share_of`)."""
     if (size := world_size()) == 1:
         return list(results)
     shares: list[Any] = [None] * size
@@ -154,7 +154,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """A process's rank and the number of ranks, overall and per machine, and the address where they meet."""
+    """A process's rank and the number of ranks, overall and on its machine, and the address at which they connect."""
 
     rank: int
     size: int
@@ -176,7 +176,7 @@ class Rendezvous:
         torch.set_num_threads(int(cores) if cores else max(1, available))
 
     def join(self) -> None:
-        """Join the other ranks."""
+        """Connect this process with the other ranks."""
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
@@ -191,7 +191,7 @@ class Rendezvous:
 
 
 def find_rendezvous() -> Rendezvous | None:
-    """This process's rank and where to meet the other ranks; None if there is only one rank."""
+    """This process's rank and the address at which ranks connect; None if there is only one rank."""
     given = os.environ
     if all(name in given for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):  # by torchrun
         rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])

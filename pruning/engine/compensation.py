@@ -6,14 +6,14 @@ state before block i, the factor of block i is
 
     s_i = mean over samples of  (mean |h_{i+1}|) / (mean |h_i|)        inner means over tokens and width
 
-and removing block i replaces its output F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and
-all earlier blocks' output projections by s_i. Every norm that reads the state cancels s_i, so both give the
-same function, up to the norms' epsilon. Multiplying the state changes no weights, so embeddings can be tied.
+and removing block i replaces its output F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and all
+earlier blocks' output projections by s_i. Every norm that reads the state cancels s_i, so the two ways give the same
+function, up to the norms' epsilon. Multiplying the state changes no weights, so it works with tied embeddings.
 
-Prune&Comp measures a block's factor on the current model, in which earlier removals are compensated. Here the
-factors are measured once, on the dense model, for all masks. If blocks are removed from the last to the
-first, both ways give identical factors. Otherwise, the state after a removed block has the right magnitude
-but a slightly different direction. On random pre-norm models of six blocks, factors differ by up to 2 %.
+Prune&Comp measures a block's factor on the current model, in which earlier removals are compensated. Here the factors
+are measured once, on the dense model, for all masks. If blocks are removed from the last to the first, the two
+measurements give identical factors. Otherwise, the state after a removed block has the right magnitude but a slightly
+different direction. On random pre-norm models of six blocks, the two measurements' factors differ by up to 2 %.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix (D, D) multiplies what the unit before each removed run adds; see `pruning.engine.repair`.
+    """For each run of removed units, a matrix (D, D) multiplies what the unit before it adds (`engine.repair`).
 
-    `ridge` lists the ridges to try, in units of the mean diagonal of M'M. Every `heldout`-th calibration
-    sample is held out to choose a ridge. The search scores models without maps: each mask would need its own.
+    `ridge` lists the ridge strengths to try, in units of the mean diagonal of M'M. Every `heldout`-th calibration
+    sample is held out to choose one. The search scores models without matrices, because each mask would need its own.
     """
 
     search: ClassVar[bool] = False

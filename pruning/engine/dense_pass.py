@@ -36,7 +36,7 @@ POSITIONS = 128  # positions projected to the vocabulary at a time; few, to keep
 
 @dataclass(frozen=True)
 class RowInBatch:
-    """One row in a pass: its number among the rows, its line in the batch, its length in tokens."""
+    """A row in a batch: its number among all rows, its line's index in the batch, its length in tokens."""
 
     row: int
     index: int
@@ -65,7 +65,7 @@ def states(
     dropped: Collection[int] = (),
     stop: int | None = None,
 ) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
-    """Yield, for each of this rank's batches, its lines and its N + 1 hidden states (B, T, D), all on one device.
+    """For each batch of this rank, yield its lines and N + 1 hidden states of shape (B, T, D), all on one device.
 
     The states are those before each of the N units and the one after the last unit. Units in `dropped` are
     skipped. If `stop` is given, only the states before units 0 to `stop` are computed.
@@ -80,11 +80,11 @@ def states(
 def backward(
     forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False, unit: str = "block"
 ) -> Iterator[tuple[list[RowInBatch], Iterator[BackwardStep]]]:
-    """Yield, for each of this rank's batches, its lines and the backward steps from the last unit to the first.
+    """For each batch of this rank, yield its lines and the backward steps from the last unit to the first.
 
-    The steps give the gradients of the rows' summed log-likelihood with respect to the states and, if
-    `weights` is true, the weights. All states are in memory at the same time. The autograd graph and the
-    weight gradients are in memory for one unit at a time.
+    The steps give the gradients of the rows' summed log-likelihood with respect to the states and, if `weights` is
+    true, the weights. The states of all units are in memory together, but the autograd graph and the weight gradients
+    of only one unit at a time.
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
@@ -98,7 +98,7 @@ def backward(
 
 
 def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
-    """The factor s_i of each unit (`compensation.py`), measured on `rows` in one dense pass."""
+    """The factor s_i of each unit (defined in `compensation.py`), measured on `rows` in one dense pass."""
     # The ratios are kept per row, so that sums do not depend on the number of ranks.
     ratios = np.zeros((len(rows), forward.n_units(unit)))
     for lines, hidden in states(forward, rows, unit):
@@ -109,7 +109,7 @@ def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tu
 
 
 def gate_gradients(forward: Forward, rows: Sequence[Row], unit: str = "block") -> np.ndarray[Any, Any]:
-    """Derivatives (rows, N) of each row's log-likelihood with respect to each unit's gate, in float64.
+    """Derivatives, of shape (rows, N), of each row's log-likelihood with respect to each unit's gate, in float64.
 
     With a gate a, unit i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, where g is
     the gradient with respect to the state after unit i. See `pruning.algo.Gates`.
@@ -214,8 +214,8 @@ BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for th
 def in_float32(forward: Forward) -> Forward | None:
     """Forward passes through a float32 copy of the model; they add to the same `cost`.
 
-    The copy has the model's rounded weights, so only the rounding of products and sums differs. Returns None
-    if the model is not in half precision or not on one device, or if a rank has no room for a copy.
+    The copy has the weights of the half-precision model, so only the rounding of products and sums differs. Returns
+    None if the model is not in half precision or not on one device, or if a rank has no room for a copy.
     """
     model = forward.model
     if model.module.dtype not in HALVES:
@@ -235,9 +235,9 @@ def in_float32(forward: Forward) -> Forward | None:
 def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats: int) -> list[float]:
     """Each unit's median time on this device in seconds, for random tokens of `shape` (sequences, tokens).
 
-    Each repeat times all units in turn, so that a slowdown of the machine affects all of them. Budgets use
-    the times as costs. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware,
-    in the target scenario, and estimates a model's time as the sum of these times.
+    Each repeat times all units in turn, so that a slowdown of the machine affects all of them. A budget of latency
+    uses these times as the units' costs. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target
+    hardware, in the target scenario, and estimates a model's time as the sum of these times.
     """
     chain = find_chain(model.module, unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)

@@ -61,7 +61,7 @@ def _free(device: torch.device) -> int:
 
 
 def _allowed() -> float:
-    """The bytes that the limits of a container or a SLURM job still allow; infinite without limits."""
+    """The bytes that the process may still use within its container's or SLURM job's limit; infinite without one."""
     left = math.inf
     with suppress(OSError, ValueError):
         own = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip("/\n")

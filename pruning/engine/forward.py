@@ -1,7 +1,7 @@
 """Compute log-likelihoods of token rows under many masks. The program spends most of its time here.
 
-A mask decides for each unit, a block or a sub-layer of a block, whether to keep or drop it. The results equal those
-of a separate masked forward pass for each mask, and do not depend on which masks are evaluated together. The steps:
+A mask says which units are dropped; a unit is a block or a sub-layer of a block. The results equal those of a
+separate masked forward pass for each mask, and do not depend on which masks are evaluated together. The steps:
 
     request    rows, masks and what to read (`Readout`)                                  `WalkRequest`
     plan       how many masks are walked at a time, which states are kept between walks  `prefix_tree.make_plan`
@@ -10,8 +10,8 @@ of a separate masked forward pass for each mask, and do not depend on which mask
     head       the states at the scored positions become next-token distributions        `head`
     terms      the readout's values, summed for each row
 
-Shared prefixes reduce a round of greedy search over N blocks from N^2 to about N^2 / 2 block forwards, and
-scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
+Masks that agree on the first units share the run of these. This reduces a round of greedy search over N blocks from
+N^2 to about N^2 / 2 block forwards, and scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ ALL = slice(None)
 class Cost:
     """The cost of forward passes. A block forward is one run of one block on all samples.
 
-    A run of a sub-layer counts as a fraction of this: the sub-layer's share of its block's parameters.
+    A run of a sub-layer counts as a fraction of a block forward, namely its share of the block's parameters.
 
-    `block_forwards_alone` counts the block forwards that separate evaluations of the masks would need.
-    `block_tokens` counts a token once for each block that processes it. `peak_memory` is in bytes.
+    `block_forwards_alone` is what `block_forwards` would be if each mask were evaluated alone. `block_tokens` counts
+    a token once for each block that processes it. `peak_memory` is in bytes.
     """
 
     block_forwards: float = 0.0
@@ -109,9 +109,9 @@ class Cost:
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` limits the tokens, padding included, that a block processes at once. If `scales` is given, a
-    dropped unit i multiplies the hidden state by `scales[i]`. If `watch` is given, it is called after each batch with
-    the numbers of finished and of all batches.
+    A block processes at most `batch_tokens` tokens at once, padding included, unless one line is longer. If `scales`
+    is given, a dropped unit i multiplies the hidden state by `scales[i]`. If `watch` is given, it is called after
+    each batch with the numbers of finished and of all batches.
     """
 
     model: LanguageModel
@@ -167,15 +167,15 @@ class Forward:
     def beside(self, masks: Sequence[Mask]) -> Forward:
         """A copy in which the first request for one of `masks` computes the values of all of them.
 
-        The masks share one walk, and later requests reuse the values. If the masks differ in the kind of
-        unit, nothing is shared.
+        The masks share one walk, and later requests reuse its values. If some masks are over blocks and some over
+        sub-layers, nothing is shared.
         """
         view = copy.copy(self)
         view.together = tuple(masks) if len({mask.unit for mask in masks}) == 1 else ()
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """A copy with these factors for dropped units. If they are new, no states are reused."""
+        """A copy with these factors for dropped units. If they differ from this one's, no states are reused."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
@@ -188,9 +188,9 @@ class Forward:
         return view
 
     def fresh(self) -> Forward:
-        """A new `Forward` with these settings that adds to the same `cost`, for use after weights change.
+        """A new `Forward` with the same settings that adds to the same `cost`, for use after weights have changed.
 
-        If `keep` is above 0, it reuses the states before unit `keep`: weights before it must be unchanged.
+        Only the states before unit `keep` are reused, so the weights of earlier units must be unchanged.
         """
         new = Forward(self.model, self.batch_tokens, self.scales, self.cost)
         if self.keep:
@@ -228,7 +228,7 @@ class Forward:
 
     @torch.inference_mode()
     def _dense_likelihoods(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> Array:
-        """Log-likelihoods (rows,) under the dense model, computed on the given lines of these rows."""
+        """The rows' log-likelihoods under the dense model, computed on these lines, of shape (rows,)."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.memory_budget.batch_tokens):
             for _, values in self.read(batch, [Mask(self.n_blocks)], LIKELIHOOD):
@@ -249,7 +249,7 @@ class Forward:
         """Yield the index of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
-        If `ends` are given, their states are read, and no block runs.
+        If `ends` is given, the states come from it, and no block runs.
         """
         dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
         if ends is not None:
@@ -268,7 +268,7 @@ class Forward:
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted | None = None
     ) -> list[Branch]:
-        """The branches of a batch after the last unit. The cost of computing them is added to `cost`."""
+        """The masks' states of a batch after the last unit. The cost of computing them is added to `cost`."""
         unit = masks[0].unit
         shares = self.shares(unit)
 
@@ -376,7 +376,7 @@ class WalkRequest:
                 yield mask, values.tolist(), seconds / len(chunk)
 
     def _plan(self, masks: Sequence[Mask]) -> WalkPlan:
-        """Decide how many masks are walked at a time; delete kept states that cannot be used again."""
+        """Decide how many masks are walked at a time, and delete kept states that cannot be used again."""
         budget, beginnings = self.forward.memory_budget, self.forward.beginnings
         self.forward.batches(self.rows)
         sizes = budget.sizes(self.rows, beginnings.nbytes())
