@@ -40,14 +40,14 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class PartialHead:
-    """A model's head for a part of the vocabulary, the sorted `tokens` (K,); see `bounds.py`."""
+    """A model's head that computes the logits of only some tokens, the K sorted `tokens`; see `bounds.py`."""
 
     module: Any
     tokens: Tensor
 
     @cached_property
     def layer(self) -> nn.Linear:
-        """A linear layer that has only these tokens' rows of the model's output layer."""
+        """A linear layer that has only the rows of the model's output layer that belong to `tokens`."""
         output = self.module.get_output_embeddings()
         with torch.no_grad():
             layer = nn.Linear(1, 1, bias=output.bias is not None)
@@ -59,7 +59,7 @@ class PartialHead:
         return layer
 
     def of(self, whole: Projection) -> Projection:
-        """The projection to the tokens of this part."""
+        """The projection `whole`, limited to the logits of `tokens`."""
 
         def project(hidden: Tensor) -> Tensor:
             layer, output = self.layer, self.module.get_output_embeddings()
@@ -72,7 +72,7 @@ class PartialHead:
         return replace(whole, head=project, vocabulary=len(self.tokens))
 
     def places(self, targets: Tensor) -> Tensor:
-        """The positions of tokens within this part."""
+        """For each target token, its index in `tokens`."""
         return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
 
 
@@ -80,10 +80,10 @@ class PartialHead:
 class Readout:
     """One value per position, computed from the next-token distributions at m positions.
 
-    `value` is called with the distributions of the pruned model, those of the dense model, and the next
-    tokens (m,). If `compares` is false, no dense model is needed, and `value` gets the pruned model's
-    distributions twice. If `part` is given, distributions cover only this part of the vocabulary. If
-    `compares` is also true, values are multiplied by the dense model's probability of the part.
+    `value` is called with the pruned model's distributions, the dense model's distributions, and the m next
+    tokens. If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions
+    twice. If `part` is given, distributions cover only the tokens of this part of the vocabulary. If `compares`
+    is also true, values are multiplied by the total probability that the dense model gives to these tokens.
     """
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]
@@ -103,8 +103,8 @@ def read_out(
 ) -> Tensor:
     """The values (n,) of a readout, in float64 on the CPU.
 
-    `hidden` are states (n, D), and `targets` token ids (n,). `dense` are the dense model's `distributions` at
-    the same positions, or None.
+    `hidden` has the states of n positions, of shape (n, D), and `targets` the n next tokens. `dense` has the dense
+    model's `distributions` at the same positions, or is None if the readout needs no dense model.
     """
     start, targets, values = 0, targets.to(hidden.device), []
     for number, pruned in enumerate(distributions(projection, hidden)):
@@ -117,7 +117,7 @@ def read_out(
 
 
 def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
-    """The distributions of hidden states (n, D), a group of positions at a time."""
+    """Yield the next-token distributions for hidden states of shape (n, D), one group of positions at a time."""
     device, vocabulary = hidden.device.type, projection.vocabulary
     most = positions_at_once(device, vocabulary)
     groups = max(1, math.ceil(len(hidden) / most))
@@ -129,12 +129,12 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
 
 
 def positions_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions that are projected at a time."""
+    """The number of positions whose logits are computed at a time."""
     return max(1, PROJECTED.get(device, 1 << 25) // (4 * vocabulary))
 
 
 def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions at a time if the dense model's distributions are in memory as well."""
+    """Like `positions_at_once`, but if the dense model's distributions are in memory as well."""
     return max(1, positions_at_once(device, vocabulary) // 4)
 
 
@@ -148,29 +148,29 @@ class Distributions:
     """The next-token distributions at m positions, from logits (m, V) in float32 or float64.
 
     `torch.log_softmax` adds V float32 exponentials one after the other. With 150,000 tokens, its error is
-    1e-5 nats and always has the same sign. `Tensor.sum` adds them pairwise, and the logarithm of the sum is
-    kept in float64. The error is then about 1e-7 nats, and the sum takes less time.
+    1e-5 nats and always has the same sign. So this class uses `Tensor.sum`, which adds them pairwise, and keeps
+    the logarithm of the sum in float64. Its error is about 1e-7 nats, and it takes less time.
     """
 
     logits: Tensor
 
     @cached_property
     def highest(self) -> Tensor:
-        """The highest logit of each position (m, 1)."""
+        """The highest logit of each position, of shape (m, 1)."""
         return self.logits.amax(-1, keepdim=True)
 
     @cached_property
     def log_sum(self) -> Tensor:
-        """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
+        """ln(sum of exp(logit - highest logit)) of each position, of shape (m, 1), in float64."""
         return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
 
     @property
     def log_total(self) -> Tensor:
-        """The logarithm of sum exp(logit) of each position (m,), in float64."""
+        """ln(sum of exp(logit)) of each position, of shape (m,), in float64."""
         return (self.highest.double() + self.log_sum)[:, 0]
 
     def of(self, tokens: Tensor) -> Tensor:
-        """The log-probabilities ln p (m,) of one token per position, in float64."""
+        """The log-probability of one token per position, of shape (m,), in float64."""
         chosen = self.logits.gather(-1, tokens[:, None]).double()
         return (chosen - self.highest.double() - self.log_sum)[:, 0]
 
@@ -182,7 +182,7 @@ class Distributions:
 
     @cached_property
     def whole(self) -> Tensor:
-        """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
+        """The log-probabilities of all tokens, of shape (m, V), in the precision of the logits."""
         return (self.logits - self.highest).sub_(self.log_sum.to(self.highest.dtype))
 
     def take_whole(self) -> Tensor:
@@ -192,15 +192,15 @@ class Distributions:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The probabilities (m, V) of all tokens, at least 1e-35 each: denormal numbers are slow."""
+        """The probabilities (m, V) of all tokens. Each is at least 1e-35, because denormal numbers are slow."""
         return self.whole.clamp(min=NEGLIGIBLE).exp_()
 
     @cached_property
     def entropy(self) -> Tensor:
-        """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
+        """The entropy -(sum over tokens v of p(v) ln p(v)) of each position, of shape (m,), in nats."""
         return -(self.probabilities * self.whole).sum(-1)
 
 
 def _log_of_sum(terms: Tensor) -> Tensor:
-    """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
+    """ln(sum of exp(term) over the last axis), of shape (m, 1), in float64. Overwrites the terms, of shape (m, V)."""
     return terms.exp_().sum(-1, keepdim=True).double().log_()

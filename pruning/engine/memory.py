@@ -40,7 +40,7 @@ ROOM = 0.25  # hidden states take at most this share of the free memory
 class MemoryBudget:
     """How much `Forward` computes at a time on one model; `batch_tokens` is as in `Forward`.
 
-    `lines` maps requested rows to their token lines.
+    `lines` maps each requested tuple of rows to the `TokenLine`s from which its batches are made.
     """
 
     model: LanguageModel
@@ -50,7 +50,7 @@ class MemoryBudget:
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
-        """The batches of some rows, made once from their `lines`."""
+        """The batches for these rows. They are made from the rows' `lines` at the first request, and kept."""
         if rows not in self._batches:
             self._batches[rows] = make_batches(self.lines[rows], self.batch_tokens)
         return self._batches[rows]
@@ -59,9 +59,9 @@ class MemoryBudget:
         """The number of branches that run as one batch. It is above 1 if a single branch would leave the CPU
         idle, or if weights are on disk: merging reads them less often.
 
-        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A
-        mask's loss would then depend on other masks. So if weights are in memory, branches are merged only in
-        full precision on a CPU.
+        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. If
+        branches were merged there, a mask's loss would depend on the other masks. So if weights are in memory,
+        branches are merged only in full precision on a CPU.
         """
         tokens, (on_disk, exact, parameters) = batch.ids.numel(), self._merging
         small = tokens < MERGE_TOKENS or 2 * tokens * parameters < MERGE_OPERATIONS
@@ -70,9 +70,9 @@ class MemoryBudget:
     def sizes(self, rows: tuple[Row, ...], held: int) -> StateBytes:
         """The `StateBytes` for walks over these rows; equal on all ranks.
 
-        `held` is the size in bytes of states that exist already and may be replaced.
+        `held` is the size in bytes of the states that exist already and that the walks may replace.
         """
-        free = -collectives.all_max(-(free_memory(self.model.module) + held))  # the least over all ranks
+        free = -collectives.all_max(-(free_memory(self.model.module) + held))  # the minimum over all ranks
         # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
         walked = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
@@ -119,7 +119,7 @@ class MemoryBudget:
 
     @cached_property
     def _merging(self) -> tuple[bool, bool, int]:
-        """Whether weights are on disk; whether products are exact for any row count; a block's parameters."""
+        """Whether weights are on disk, whether products are the same for any number of rows, a block's parameters."""
         module = self.model.module
         exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
         parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())

@@ -1,11 +1,11 @@
 """Run one batch under many masks by walking the tree of keep/drop decisions unit by unit.
 
-Masks with the same decisions up to some unit share the computation up to it. There is one hidden state per
-prefix of decisions, and a unit runs once per prefix that ends with keeping it. Dropped units cost nothing,
+Masks with the same decisions up to some unit share the computation up to that unit. There is one hidden state per
+prefix of decisions. A unit runs once for each prefix whose last decision keeps it. Dropped units cost nothing,
 and the weights of units that all masks drop are never read. Units are blocks or sub-layers of blocks.
 
-A walk can begin at states that an earlier walk has kept (`Beginnings`). A plan says how many masks a walk has, and
-which states it keeps (`make_plan`).
+A walk can begin at states that an earlier walk has kept (`Beginnings`). A plan (`make_plan`) says
+how many masks are in a walk, and which states the walk keeps.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def run_masks(
     kept: States | None = None,
     wanted: Wanted | None = None,
 ) -> list[Branch]:
-    """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
+    """The states after the last unit, as one branch for each distinct mask. All masks are over the same units.
 
     A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called
-    with the unit's index and the number of branches. A dropped unit i multiplies the state by `scales[i]`.
-    Each mask starts at its deepest state in `kept`, and the walk adds the `wanted` states to `kept`.
+    with the unit's index and the number of branches. If a mask drops unit i, its state is multiplied by `scales[i]`.
+    Each mask starts at its deepest state in `kept`, and the walk adds to `kept` the states that `wanted` describes.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
     entry = model_entry(model, batch)
@@ -95,7 +95,7 @@ def concatenated(states: Sequence[Tensor]) -> Tensor:
 
 
 def model_entry(model: LanguageModel, batch: Batch, copies: int = 1) -> BlockInputs:
-    """The inputs of the blocks for `copies` of a batch."""
+    """The inputs of the model's blocks for a batch that is repeated `copies` times."""
     return enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
 
 
@@ -123,8 +123,8 @@ def _is_view(hidden: Tensor) -> bool:
 #
 # - If masks are walked in several groups, the masks of a later group start where they leave the path of the
 #   previous group's last mask. These states are kept if they fit into half of the room.
-# - The next request of a search often has the same prefixes. If greedy search has dropped block c, its next
-#   mask {j, c} with j < c agrees up to block c with the mask {j} of the previous round. If c is in the
+# - The next request of a search often has the same prefixes. If a round of greedy search dropped block c, a mask
+#   {j, c} of the next round, with j < c, agrees up to block c with the mask {j} of that round. If c is in the
 #   middle, this saves a quarter of a round's block forwards. So states are kept at every s-th depth (s: the
 #   smallest power of two with which they fit). Large requests keep none (`LARGE`).
 #
@@ -137,7 +137,7 @@ def beginning(mask: Mask, depth: int) -> Beginning:
 
 
 def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
-    """Map each kept prefix to the numbers of the masks whose deepest kept prefix it is."""
+    """For each kept prefix, the indices of the masks that start there: those without a deeper kept prefix."""
     known = sorted({depth for depth, _ in kept}, reverse=True)
     found: dict[Beginning, list[int]] = {}
     for number, mask in enumerate(masks):
@@ -148,9 +148,9 @@ def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which states a walk keeps: all at `depths` for the next request, and those at `edge` for the next walk.
+    """Which states a walk keeps: all at `depths` for the next request, its last mask's at `edge` for the next walk.
 
-    `edge` holds depths on the path of the walk's last mask.
+    `edge` has the depths at which masks of later walks leave the path of the last mask.
     """
 
     depths: Collection[int] = ()
@@ -180,7 +180,7 @@ class Beginnings:
     )
 
     def of(self, batch: Batch, unit: str) -> dict[Beginning, Tensor]:
-        """A batch's states for one kind of unit: a depth in blocks is not a depth in sub-layers."""
+        """A batch's states for one kind of unit, because depths in blocks and in sub-layers differ."""
         return self._states.setdefault(batch, {}).setdefault(unit, {})
 
     def nbytes(self, batches: Collection[Batch] | None = None) -> int:
@@ -207,8 +207,8 @@ class Beginnings:
 class Ends:
     """States after the last unit, from which the whole head can score a mask without running blocks.
 
-    They are kept only at the scored positions, for the masks of one request: the states (n, D) at the n
-    targets of each batch, by mask. `masks` is None while the states are computed; afterwards it contains the
+    `states` has, for each batch and each mask of one request, only the states (n, D) at the batch's n scored
+    positions. `masks` is None while the states are computed; afterwards it contains the
     request's masks. Each rank keeps the states of its own batches, and `masks` is equal on all ranks.
     `reserved` is the size of all states in bytes, on the rank that has the most.
     """
@@ -233,8 +233,8 @@ UNKNOWN_PACE = 4  # masks in the first walk, after which the time of a mask is k
 class Pace:
     """Chooses the number of masks per walk so that a walk takes about `PATIENCE` seconds.
 
-    A walk of n masks takes about (a + b * n) seconds. Reading weights from a disk takes a fixed time a. If a
-    exceeds half of `PATIENCE`, walks become longer, so that b * n is half of their time.
+    A walk of n masks takes about (a + b * n) seconds. The fixed time a is for reading weights from a disk. If
+    a exceeds half of `PATIENCE`, walks become longer, so that b * n is half of their time.
     """
 
     _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=8))
@@ -258,7 +258,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes: the room for all states, a mask's state in a walk, a prefix's kept states on all batches."""
+    """Bytes for all states, for a mask's state in a walk, and for a kept prefix's states on all batches."""
 
     room: float
     walked: int
@@ -278,12 +278,12 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. Times are used only if the cost does not depend on it."""
+        """The number of masks in the next walk. `pace` chooses it only if the cost does not depend on this number."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
 def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPlan:
-    """The plan for sorted masks whose forks are `leaving`. At most half of the room is for kept states."""
+    """The plan for sorted masks whose `forks` are `leaving`. Kept states take at most half of the room."""
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
     depths = range(0)
@@ -295,12 +295,12 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPl
 
 
 def forks(masks: Sequence[Mask]) -> list[int]:
-    """For each pair of neighbouring masks, the first unit on which their decisions differ."""
+    """For each mask but the last, the first unit on which it and the next mask decide differently."""
     return [min({*a.dropped} ^ {*b.dropped}, default=a.n_units) for a, b in pairwise(masks)]
 
 
 def edges(leaving: Sequence[int]) -> list[int]:
-    """The depths at which later masks leave the path of a mask; `leaving` are the forks from that mask on."""
+    """The depths at which later masks leave the path of a mask; `leaving` are the `forks` from that mask on."""
     depths: list[int] = []
     for fork in leaving:
         if not depths or fork < depths[-1]:
@@ -309,7 +309,7 @@ def edges(leaving: Sequence[int]) -> list[int]:
 
 
 def most_edges(leaving: Sequence[int]) -> int:
-    """The largest number of edges that any mask has; computed from the last mask backwards."""
+    """The largest number of `edges` of any mask; computed from the last mask backwards."""
     most, stack = 0, list[int]()
     for fork in reversed(leaving):
         while stack and stack[-1] >= fork:
@@ -320,9 +320,9 @@ def most_edges(leaving: Sequence[int]) -> int:
 
 
 def affordable_depths(leaving: Sequence[int], n_units: int, state_bytes: int, room: float) -> range:
-    """Every s-th depth, for the smallest power of two s with which all states there fit into `room` bytes.
+    """Every s-th depth, where s is the smallest power of two for which the states there fit into `room` bytes.
 
-    `leaving` are the forks of the masks in order, and `state_bytes` is the size of one state on all batches.
+    `leaving` are the `forks` of the sorted masks, and `state_bytes` is the size of one state on all batches.
     """
     step = 1
     while step < n_units:

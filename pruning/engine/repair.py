@@ -7,13 +7,13 @@ of unit u. Units are sub-layers, so before a run of whole blocks, u is the MLP o
 ReplaceMe. A run at the beginning of the model has no unit before it, and so no map. If unit u normalises what
 it adds, only a diagonal T can be folded in.
 
-Deviations: each map is fitted on the model in which earlier runs are already removed and repaired. A large
-ridge moves T towards the identity, which changes nothing. A map is kept only if it does not raise the
-pruned model's held-out loss on any source of samples. If it does, maps with a larger ridge, which change less,
+Deviations from ReplaceMe: each map is fitted on the model in which earlier runs are already removed and repaired.
+A large ridge moves T towards the identity, which changes nothing. A map is kept only if it does not raise the
+pruned model's held-out loss on any source of samples. Otherwise, maps with a larger ridge, which change less,
 are tried. If all of these fail, the run has no map.
 
 Fitting a run's map takes one or two passes over the samples, through the blocks up to the run's end. The
-states of one batch of tokens are in memory at a time; the sums take 32 D^2 bytes.
+states of one batch of tokens are in memory at a time. The sums from which T is computed take 32 D^2 bytes.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def runs_of(mask: Mask) -> list[Run]:
 def check(module: Any, unit: str, samples: Samples) -> None:
     """Raise InputError if masks over units of this kind cannot be repaired with these samples.
 
-    This is so if no map can be folded into the model's first block (the other blocks are usually alike), or
-    if there is only one sample.
+    The reason is that no map can be folded into the model's first block (the other blocks are usually alike),
+    or that there is only one sample.
     """
     if samples.count < 2:
         raise InputError(
@@ -105,7 +105,7 @@ def check(module: Any, unit: str, samples: Samples) -> None:
 
 
 def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tuple[Repair, RepairRecord]:
-    """The maps that help a mask's runs, fitted on `samples`, and a record of how well they fit.
+    """For a mask's runs, the maps that do not raise the held-out loss, and a record of how well they fit.
 
     Raises InputError as `check` does.
     """
@@ -140,7 +140,7 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
 
 
 class _Judge:
-    """Chooses the ridge of each map and rejects harmful maps, both on held-out samples."""
+    """Chooses each map's ridge, and rejects a map if it raises the loss; uses held-out samples for both."""
 
     def __init__(self, forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> None:
         self.forward, self.mask, self.fit = forward, mask, fit
@@ -151,7 +151,7 @@ class _Judge:
         self.losses = self._losses({})
 
     def record(self, run: Run, fold: Fold, fitted: Sums, heldout: Sums) -> tuple[RepairRun, float | None]:
-        """The record of a run, and the ridge of its map or, if no map helps, None."""
+        """The record of a run, and the ridge of its map (None if every map raises the held-out loss)."""
         errors = collectives.on_first(
             lambda: {ridge: heldout.error(fitted.solve(ridge)) for ridge in self.fit.ridge}
         )
@@ -184,7 +184,7 @@ class _Judge:
         return record, ridge
 
     def _losses(self, maps: dict[int, Tensor]) -> dict[str, float]:
-        """With these maps, the pruned model's loss on each source's held-out samples, in nats per token."""
+        """The loss of the pruned model with `maps` on each source's held-out samples, in nats per token."""
         with repaired(self.forward.model.module, Repair(maps)):
             ((_, values, _),) = self.forward.fresh().loglikelihoods(self.rows, [self.mask])
         sums: dict[str, float] = {}
@@ -205,9 +205,9 @@ def _name(unit: int) -> str:
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the held-out rows: every n-th sample of each source (n = `every`), but at least one.
+    """The indices of the held-out rows. They belong to every n-th sample of each source (n = `every`), at least one.
 
-    A source with one sample keeps it for the fit. If all sources have one, they count as a single source.
+    A source's only sample is not held out. If each source has only one, all count as one source.
     """
     sources = [unit[0].source for unit in samples.units]
     counts = {source: sources.count(source) for source in sources}
@@ -234,7 +234,7 @@ def heldout_rows(samples: Samples, every: int) -> set[int]:
 
 @dataclass
 class Sums:
-    """G (D, D) and C (D, D), or their diagonals (D,), and the sum of |r_t|^2."""
+    """The sum of |r_t|^2, and G and C, both (D, D); for a diagonal T, only their diagonals (D,)."""
 
     gram: Tensor
     cross: Tensor
@@ -247,7 +247,7 @@ class Sums:
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add the rows (n, D) of M and R, in float64."""
+        """Add n tokens: their rows of M (`inputs`) and of R (`targets`), of shape (n, D), in float64."""
         self.gram, self.cross = self.gram.to(inputs.device), self.cross.to(inputs.device)
         if self.gram.dim() == 1:
             self.gram += (inputs * inputs).sum(0)
@@ -268,7 +268,7 @@ class Sums:
         return Sums(self.gram + other.gram, self.cross + other.cross, self.square + other.square)
 
     def solve(self, ridge: float) -> Tensor:
-        """The map T in float64; `ridge` is the factor a above."""
+        """The map T in float64; `ridge` is the factor a in the formula above `Sums`."""
         if self.gram.dim() == 1:
             rest = self.gram + ridge * self.gram.mean()
             change: Tensor = (self.cross - self.gram) / torch.where(rest > 0, rest, 1.0)

@@ -27,10 +27,10 @@ TAKEN = ("heldout", "mean", "continuations")  # names in use for the metrics of 
 
 
 class Data(Protocol):
-    """The data of one metric: text windows or items (`Samples`), or a task's documents; for `speed`, the device.
+    """The data of one metric: text windows or items (`Samples`), a task's documents, or, for `speed`, the device.
 
-    If measuring a mask needs the dense model's output, the data have a method `beside`. It returns the data
-    with this output, which is stored next to the dense model's measurement.
+    If measuring a mask needs the dense model's output, the data have a method `beside`. It returns a copy
+    of the data with this output, which it reads from a file next to the dense model's measurement.
     """
 
     @property
@@ -50,9 +50,9 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurement of one mask: a metric, its standard error `<name>/stderr`, and a record of the method (`how`).
+    """The measurement of one mask: `metrics` with standard errors, `<name>/stderr`, and `how` they were measured.
 
-    `files` maps file-name endings to contents; the files are written next to the measurement.
+    `files` maps file name suffixes to contents; the files are written next to the measurement.
     """
 
     metrics: dict[str, Any]
@@ -76,7 +76,7 @@ class Evaluation(Protocol):
         ...
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The metric `name` of a mask, measured on `data`; `forward.scales` are the compensating factors."""
+        """Measure a mask's metric `name` on `data`; the factors `forward.scales` compensate for dropped units."""
         ...
 
 
@@ -91,7 +91,7 @@ def check_names(setting: str, names: Iterable[str]) -> None:
 
 
 def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
-    """The file of each sample's values, keyed by its ending as in `Measured.files`."""
+    """A file with the values of each sample, by its file name suffix as in `Measured.files`."""
     return {TERMS: json.dumps(sealed(terms)).encode()}
 
 

@@ -20,9 +20,9 @@ from pruning.core.scoring import Estimate
 
 
 def window_costs(terms: Mapping[str, Any], samples: Samples, tokenizer: Any) -> tuple[list[float], Estimate]:
-    """The bits per byte of each window, and the `Estimate` of their mean, weighted by the windows' bytes.
+    """The bits per byte of each window, and an `Estimate` of their mean that weights windows by their bytes.
 
-    `terms` are from a perplexity: the nats per token and the number of predicted tokens of each window.
+    `terms` has each window's nats per token and number of predicted tokens, as measured for a perplexity.
     """
     sizes = [sum(_sizes(tokenizer, row.input_ids[slice(*row.span)])) for row in samples.rows]
     windows = zip(terms["losses"], terms["tokens"], sizes, strict=True)

@@ -1,7 +1,7 @@
-"""How much a metric of a smaller model differs from that of the dense model: a number, its error, and a word.
+"""How much a metric of a smaller model differs from that of the dense model: a number with its error, and a word.
 
-Both models are measured on the same windows and items, so their values are correlated. The error is that of
-the paired difference, which is much smaller than the error of either value.
+Both models are measured on the same windows and items, so their values are correlated. The error is
+that of their mean difference over pairs, which is much smaller than the standard error of either value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MUCH = 1000.0  # a change of at least this many percent is shown as a factor
 
 @dataclass(frozen=True)
 class QualityChange:
-    """The change of a perplexity, in percent of the dense model's, or of an accuracy, in percentage points.
+    """The change of a perplexity (in percent of the dense model's) or of an accuracy (in percentage points).
 
     `error` is the standard error of `amount`; None if it is unknown.
     """
@@ -32,7 +32,7 @@ class QualityChange:
 
     @property
     def word(self) -> str:
-        """`better` or `worse`; `within error` if `error` explains the change; `error unknown` if None."""
+        """`better` or `worse`; `within error` up to `CERTAIN` standard errors; `error unknown` if `error` is None."""
         if self.error is None:
             return "error unknown"
         if abs(self.amount) <= CERTAIN * self.error:
@@ -49,8 +49,8 @@ class QualityChange:
 def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> dict[str, QualityChange]:
     """How much each perplexity and accuracy of another model differs from the dense model's, by metric.
 
-    `which` is the other model: `pruned`, `uncompensated` or `healed`. `results` is the results folder, with
-    the values of each window and item. Without these values, the two models' errors are combined.
+    `which` is the other model: `pruned`, `uncompensated` or `healed`. `results` is the results folder, which has
+    the values of each window and item. Without them, the two models' errors are combined as if independent.
     """
     evaluation = cast(Mapping[str, Any], result["evaluation"])
     dense, smaller = evaluation["dense"], evaluation[which]
@@ -69,7 +69,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
 def change_of(
     name: str, values: Sequence[Mapping[str, float]], terms: Sequence[Mapping[str, Any]]
 ) -> QualityChange:
-    """The change of a metric from the first to the second model, given both models' metrics and terms."""
+    """The change of metric `name` from the first to the second model; `terms` has values per window or item."""
     accuracy = kind_of(name) != "ppl"
     first, second = (value[name] for value in values)
     error = _paired_error(*terms)
@@ -83,7 +83,7 @@ def change_of(
 
 
 def _paired_error(dense: Mapping[str, Any], smaller: Mapping[str, Any]) -> float | None:
-    """The standard error of the mean difference over windows (nats per token) or items; None if it is not known."""
+    """The standard error of the models' mean difference over windows (nats per token) or items; None if unknown."""
     first, second = (
         [*map(float, terms.get("losses") or item_hits(terms) or ())] for terms in (dense, smaller)
     )

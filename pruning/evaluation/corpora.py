@@ -29,7 +29,7 @@ HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 class Corpus:
     """The settings of a text corpus and its windows. `source` is a source of `TextSource`, or `novel`.
 
-    If the source is an embedded text, only its held-out part is used.
+    If the source is a packaged text, only its held-out part is used.
 
     Only the first `documents` documents are read. They are joined with `join` between them and tokenised as
     one text. If `join` is null, each document is a separate text. A text is cut into windows of `window`
@@ -37,8 +37,8 @@ class Corpus:
     only its new tokens are scored, so no token counts twice. Only the first `windows` windows are used.
 
     If the tokenizer begins texts with a special token (BOS), `start` says where: before each window
-    (`window`, the default), before each text (`text`, as in most papers), or nowhere (`none`). `window`
-    includes this token. With `tail: false`, a last window that is shorter than `window` is not scored.
+    (`window`, the default), before each text (`text`, as in most papers), or nowhere (`none`). The length
+    `window` includes this token. With `tail: false`, a last window that is shorter than `window` is not scored.
     """
 
     source: str = "hub"
@@ -95,7 +95,7 @@ class Corpus:
 
 
 def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int | None) -> Iterator[Row]:
-    """Yield windows over a text; each scores only tokens that no earlier window scores.
+    """Yield the windows of a text. In each, only tokens that no earlier window scores are scored.
 
     This follows transformers' perplexity guide. Every window begins with the tokens `first`. The first token
     of a window is never scored, since no token before it predicts it.

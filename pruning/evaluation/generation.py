@@ -6,7 +6,7 @@ smaller) per token, on text that the dense model writes. Greedy continuations ar
 loops, which have a perplexity near 1 under every model that also loops.
 
 All models also continue the prompts greedily, for people to read. Two numbers describe these continuations:
-the share of the dense model's tokens before the first difference, and the share of repeated token runs.
+the share of the dense model's tokens before the first token that differs, and the share of repeated token runs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Generation:
 
     The dense model continues `prompts` windows of `prompt_tokens` tokens by up to `continuation_tokens` tokens each.
     The windows are from the held-out part of `source` or, if source=file, from the text file `path`. If `prompts` is
-    0, nothing is continued. `tasks` are tasks or groups of lm-eval, generated or multiple-choice. Each prompt of a
+    0, nothing is continued. `tasks` are lm-eval's tasks or groups (generated or multiple-choice). Each prompt of a
     task has `num_fewshot` examples, and up to `max_new_tokens` tokens are generated (null: the task's own numbers).
     """
 
@@ -111,7 +111,7 @@ Written = tuple[tuple[int, ...], ...]  # the continuation of each prompt
 class Prompts:
     """Prompts of equal length (`windows`), each continued by at most `new_tokens` tokens.
 
-    The seed of `windows` is also that of the sampled continuations. `dense` contains the dense model's
+    The seed of `windows` also seeds the sampling of continuations. `dense` contains the dense model's
     sampled and greedy continuations; None before they exist.
     """
 
@@ -136,7 +136,7 @@ class Prompts:
         return self.windows.length + self.new_tokens
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of token runs that are also in the calibration data."""
+        """The number of token runs in the prompts that are also in the calibration data."""
         return self.windows.shared(calibration)
 
     def beside(self, dense: Path) -> Prompts:
@@ -155,7 +155,7 @@ class Prompts:
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
-    """A model's perplexity on the dense model's continuations; `same` and `repeated` of its own greedy ones.
+    """Perplexity on the dense model's sampled continuations; `same` and `repeated` of the measured model's own.
 
     The dense model must be measured first.
     """

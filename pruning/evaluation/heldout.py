@@ -1,4 +1,4 @@
-"""Evaluations that need no hub: on the held-out parts of the embedded data, and on local files (`eval=local`)."""
+"""Evaluations without downloads: on held-out parts of the packaged data, and on local files (`eval=local`)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Heldout:
-    """Evaluate on held-out embedded data: `samples` windows of `length` tokens, and `items` items.
+    """Evaluate on held-out packaged data: `samples` windows of `length` tokens, and `items` items.
 
     The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts` can
-    name the other embedded texts, `wikipedia_sample` and `novel`; each of them gives a metric `ppl/<name>`. Nothing
+    name the other packaged texts, `wikipedia_sample` and `novel`; each of them gives a metric `ppl/<name>`. Nothing
     is calibrated, repaired or trained on `novel`. The metric `acc/heldout` is the fraction of items whose right
     answer has the highest mean log-likelihood per token (lm-eval's acc_norm divides by characters instead).
     `<metric>/stderr` is a metric's standard error, estimated over the windows or items.
@@ -48,7 +48,7 @@ class Heldout:
                 raise unknown("text in eval.texts", name, further)
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
+        """Map each metric's name to its samples. Raises InputError if there are too few windows or items."""
         # The novel's metric comes first here, and therefore in every table.
         names = {"pydoc": "heldout"} | {name: name for name in self.texts or ()}
         data = {}
@@ -69,7 +69,7 @@ class Heldout:
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    Ties count as fractions (`right_share`). The log-likelihoods of all choices are kept.
+    A tie for the highest counts as a fraction (`right_share`). The log-likelihoods of all choices are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
@@ -89,9 +89,9 @@ class LocalFiles:
 
     If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet`
     files, cut into windows as in `Corpus`. Files of items contain JSON lines or a JSON array, in the forms of
-    `calibration.item_files`. Each choice is scored after the filled-in template and a space; `templates` maps
-    names of `items` to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and `acc_plain/<name>` its
-    `acc`. For a quick look, `limit` bounds the numbers of windows and items. `scorer` is as in `EvalTask`.
+    `calibration.item_files`. Each choice is scored as the continuation of the filled-in template and a
+    space; `templates` maps a name in `items` to the template of that file. `acc/<name>` is lm-eval's `acc_norm`,
+    and `acc_plain/<name>` its `acc`. `limit` bounds the numbers of windows and items. `scorer` is as in `EvalTask`.
     """
 
     texts: Any = None  # `Any` and None, so that the command line can set a dictionary

@@ -1,7 +1,7 @@
 """Tasks of lm-eval as evaluation data, and how lm-eval sends their requests to a masked model in memory.
 
-lm-eval makes the requests without a model, so a task has a digest of its prompts and answers before a model
-is loaded. Each task is run separately, so that no batch mixes tasks: padding to another length changes
+lm-eval makes the requests without a model, so the digest of a task's prompts and answers is known before a
+model is loaded. Each task is run separately, so that no batch mixes tasks: padding to another length changes
 rounding in bfloat16. lm-eval's cache of responses is never used, because it does not distinguish masks.
 """
 
@@ -61,10 +61,10 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 class EvalTask:
     """The first `limit` documents (None: all) of an lm-eval task; `task` is lm-eval's object.
 
-    If the documents come from a local file, `items` are its items. `fewshot` examples are put before each
-    question. `scorer` names what scores the answers of a multiple-choice task: `lm_eval` or `engine`. The
-    engine runs a question's prompt only once for all answers, which is faster. It normalises logits in
-    float32, but lm-eval does so in the model's precision.
+    If the documents come from a local file, `items` are its items. `fewshot` is the number of examples before
+    each question. `scorer` says whether lm-eval (`lm_eval`) or this program (`engine`) scores multiple-choice
+    answers. The engine runs a question's prompt only once for all answers, which is faster, and normalises
+    logits in float32; lm-eval normalises them in the model's precision.
     """
 
     task: Any
@@ -107,7 +107,7 @@ class EvalTask:
 
     @property
     def asked(self) -> list[tuple[Any, ...]]:
-        """All requests as lm-eval sends them, repeats included: a context and a continuation or settings."""
+        """All requests of lm-eval, with repeats: contexts, each with a continuation or generation settings."""
         times = range(self.task.config.repeats or 1)
         return [tuple(asked) for request in self.requests for asked in request["asked"] for _ in times]
 
@@ -160,7 +160,7 @@ class EvalTask:
 
     @property
     def pieces(self) -> list[str]:
-        """The requests of each document, to find documents that occur more than once."""
+        """The requests of each document as text, which show whether a document occurs more than once."""
         return [str(request["asked"]) for request in self.requests]
 
     def shared(self, calibration: Samples, /) -> int:
@@ -169,7 +169,7 @@ class EvalTask:
         return sum(self._held(known, number) for number in range(len(self.requests)))
 
     def _held(self, known: Haystack, number: int) -> bool:
-        """Whether the calibration data contain document `number`. The names of its fields are not used."""
+        """Whether the calibration data contain document `number`. Fields count whatever their names."""
         request = self.requests[number]
         contexts = list(dict.fromkeys(str(asked[0]) for asked in request["asked"]))
         questions = [text for text in request["doc"].values() if isinstance(text, str) and " " in text]
@@ -197,7 +197,7 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
     """The measurement of one task.
 
     If there are several ranks, each answers a share of the requests; then all ranks get all answers. Raises
-    RequestError if lm-eval's requests are not those of the task's digest, and the InputError of `generating`.
+    RequestError if lm-eval's requests are not those of the task's digest, and InputError as `generating` does.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -244,8 +244,8 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
 def generating(forward: Forward, mask: Mask) -> AbstractContextManager[None]:
     """A context in which the model lacks a mask's units and can generate text.
 
-    Skipping units works only without a cache, so they are removed from the model in memory. Raises InputError
-    if no configuration of the architecture describes the smaller model; an export raises the same error.
+    Generation needs a cache, with which units cannot be skipped, so they are removed from the model in memory.
+    Raises InputError, as an export does, if no configuration of the architecture describes the smaller model.
     """
     from pruning.models.removal import blocks_removed, smaller_config
 
@@ -260,7 +260,7 @@ def _answered(
     requests: Sequence[Any],
     **settings: Any,
 ) -> list[Any]:
-    """The answers to all requests, on all ranks: `known`, if given; otherwise, each rank answers its share.
+    """All answers, on all ranks: `known` if it is given; otherwise, each rank answers its share of the requests.
 
     lm-eval itself sees only one process. Raises RequestError if the requests are not those of the task.
     """
@@ -278,7 +278,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If several filters extract answers, the first one's score is `name`; the others have their own metrics.
+    If several filters extract answers, `name` is the score with the first filter; other filters have own metrics.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -313,7 +313,7 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
 
 
 def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict[str, float]:
-    """A score and its standard error, which is left out for a single item: lm-eval then gives a string."""
+    """A score and its standard error, without the error if lm-eval gives a string for it (for a single item)."""
     found = {name: scores[f"{metric},{way}"], error_of(name): scores.get(f"{metric}_stderr,{way}")}
     return {key: float(number) for key, number in found.items() if isinstance(number, (int, float))}
 
@@ -532,7 +532,7 @@ def tasks_data(
     new_tokens: int | None = None,
     written: bool = False,
 ) -> tuple[bool, Task]:
-    """Whether a task's or group's answers are generated (allowed only if `written`), and its data.
+    """A pair for a task or group: whether answers are generated (allowed only if `written`), and the data.
 
     If `fewshot` or `new_tokens` is None, the task's own number is used. Raises the errors of `load_tasks`,
     and InputError if a task cannot be measured or prompted, or if only some of a group's tasks are generated.
@@ -611,8 +611,8 @@ Task = EvalTask | TaskGroup
 def measure_task(name: str, forward: Forward, data: Task, mask: Mask, batch_size: int) -> Measured:
     """The accuracy or the share of exact answers, its standard error, and lm-eval's own results and samples.
 
-    In a group, all items count equally, as if lm-eval weighted the tasks by size. The standard error is
-    lm-eval's. Raises the errors of `_measured_task`.
+    In a group, all items count equally, so tasks weigh in proportion to their numbers of items. lm-eval's
+    function pools the standard errors. Raises the errors of `_measured_task`.
     """
     if isinstance(data, EvalTask):
         return _measured_task(name, forward, data, mask, batch_size)

@@ -2,7 +2,7 @@
 
 The two models take turns to generate text, with a KV cache. The pruned model is the dense model in memory
 without the removed units (`models/removal.py`). It equals a model loaded from an export, except if a mask
-removes one sub-layer of a block. Then the export still contains that sub-layer, and this model does not.
+removes one sub-layer of a block. Then the export still contains that sub-layer, with zeros as output weights.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Speed:
         return Measured({name: {"device": device_name(model), **settings, **timed}}, settings)
 
     def timings(self, models: Models) -> dict[str, Any]:
-        """The models' `sizes` by name, and in `runs` their values for each batch size and prompt length."""
+        """Each model's size in `sizes`, and the measured values for each batch size and prompt length in `runs`."""
         sizes = {}
         for which, context in models.items():
             with context() as model:
@@ -197,7 +197,7 @@ def weight(model: Any) -> tuple[int, int]:
 class Peak:
     """Measures extra memory: the peak use after this object is created, minus the use at its creation.
 
-    If `device` is a GPU, memory is summed over all GPUs. If not, it is the process's memory (Linux only).
+    If `device` is a GPU, memory is summed over all GPUs. Otherwise, the memory is that of the process (Linux only).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -234,7 +234,7 @@ class Peak:
 
 
 def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[str, Values]:
-    """The measured values by model and name, one for each repeat. The models take turns."""
+    """Measure the models in turns. Returns lists of one value per repeat, by model and by the value's name."""
     import torch
 
     from pruning.models.blocks import input_device
@@ -254,7 +254,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Prompt tokens per second, new tokens per second after the first, seconds until the first, and extra bytes."""
+    """Prompt tokens per second, later new tokens per second, seconds until the first new token, and extra bytes."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

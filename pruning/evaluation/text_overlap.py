@@ -64,9 +64,9 @@ class Haystack:
         self.runs = {run for sample in samples for run in _runs(sample)}
 
     def holds(self, question: str, choices: tuple[str, ...] = ()) -> bool:
-        """Whether the data contain an item, `RUN` adjacent words of its question, or the whole question.
+        """Whether the calibration data contain an item, `RUN` adjacent words of its question, or the whole question.
 
-        A question of fewer than `ALONE` words can be in any text, so it is found only by its item's key.
+        A question of fewer than `ALONE` words can be in any text, so only the key of its item is searched for.
         """
         asked = words(question)
         if Item(question, choices, 0).key in self.keys or any(run in self.runs for run in _runs(asked)):

@@ -49,7 +49,7 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def own_tensors(model: Any) -> dict[str, Tensor]:
-    """The tensors of a model in memory, without tied copies."""
+    """The tensors of a model in memory. Of tied tensors, only one is included."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
@@ -73,8 +73,8 @@ class TensorPlan:
     """The new name, precision and values of each tensor of a checkpoint.
 
     `prefix` is the part of tensor names before a block's number. `keep` names the modules whose tensors keep
-    their stored precision, as in transformers. `values` are new tensors for blocks, by the block's old number
-    and the rest of the tensor's name.
+    their stored precision, as in transformers. `values` maps a block's old number and the rest of a tensor's
+    name to the changed tensor.
     """
 
     mask: Mask
@@ -114,8 +114,8 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
     `path` is the blocks' path in the model. The checkpoint's prefix has the same last part as `path`, but the
-    parts before it can be missing or differ. If several prefixes occur with all block numbers, the one that
-    shares most parts with `path` is returned. Raises UnskippableError if no prefix has all, or for a tie.
+    parts before it can be missing or differ. If several prefixes occur with all block numbers, the one that shares
+    most parts with `path` is returned. Raises UnskippableError if none has all numbers, or if two share equally many.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -136,7 +136,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
 def write_shards(tensors: Mapping[str, Tensor], plan: TensorPlan, folder: Path) -> None:
     """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    Only one file, of at most `LARGEST`, is in memory at a time.
+    Only one file is in memory at a time. Its size is at most `LARGEST`.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -189,7 +189,7 @@ def copy_beside(folder: Path | None, model: Model, target: Path) -> None:
 
 
 def write_config(config: Any, folder: Path) -> None:
-    """Write config.json so that reading it gives the same configuration."""
+    """Write config.json so that transformers reads the configuration `config` from it."""
     from transformers import AutoConfig
 
     config.save_pretrained(folder)
@@ -200,7 +200,7 @@ def write_config(config: Any, folder: Path) -> None:
 
 
 def _differs(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    """Whether a setting that both have, at any depth, has different values in `wanted` and `read`."""
+    """Whether a setting that `wanted` and `read` both have, at any depth, differs between them."""
     return any(
         _differs(value, read.get(name, value))
         if isinstance(value, Mapping) and isinstance(read.get(name, value), Mapping)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def export_gguf(wanted: Request) -> Facts:
-    """Write the file `wanted.out` and, next to it, its card. The file appears there complete, or not at all.
+    """Write the file `wanted.out` and, next to it, its card. The file appears complete or not at all.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
     Raises MismatchError if the written file does not give the logits of the masked model.
@@ -133,8 +133,8 @@ def load_dense(settings: Model) -> Any:
 def _proven(path: Path, goal: verify.Expected, settings: Model, mask: Mask) -> tuple[str, bool]:
     """How the file was checked, and whether transformers derives wrong attention kinds for its blocks.
 
-    `settings` are those of the whole file. If new block numbers lead to wrong kinds (sliding or full
-    attention), the check sets the right kinds. Raises MismatchError if the file does not give `goal`.
+    `settings` are those of the whole file. If the kinds (sliding or full attention) that transformers derives from
+    the new block numbers are wrong, the check sets the right ones. Raises MismatchError for logits other than `goal`.
     """
     from transformers import AutoConfig
 

@@ -44,7 +44,7 @@ Which = Literal["pruned", "healed"]
 class CutFile:
     """A GGUF file that was written: its name and its digest.
 
-    If blocks' kinds no longer follow from their numbers, `listed` is the key that lists the kinds; else None.
+    `listed` is the GGUF key that lists the blocks' attention kinds; None if these follow from the block numbers.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Facts:
     `base` is the hub name of the original model, or the name of its directory; `source` says where the
     weights came from; `commands` reproduce the export; `proof` says how the export was checked. `result` is
     the result of the cell, or None if the mask comes from elsewhere. `repair` names the sub-layers whose
-    output a map multiplies. `idle` counts the exported parameters of removed parts of blocks. If the export
+    output a map multiplies. `idle` is the number of exported parameters in removed sub-layers. If the export
     is a directory, `file` is None. `changes` says in words how each metric differs from the dense model's.
     """
 
@@ -81,7 +81,7 @@ class Facts:
 
     @property
     def which(self) -> Which:
-        """The key of the exported model's metrics in the evaluation."""
+        """The key of the exported model's metrics in a result's evaluation: `pruned` or `healed`."""
         return "pruned" if self.healed is None else "healed"
 
     @property
@@ -155,7 +155,7 @@ def model_card(facts: Facts) -> str:
 
 
 def settings_of(name: str, evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a metric was measured: settings that are not null, with values as JSON and paths shortened."""
+    """The names of a metric's settings that are not null, and their values as JSON, with shortened paths."""
     how = dict(records.leaves(portable(evaluation.get("how", {}).get(name, {}))))
     return [(k, json.dumps(value, ensure_ascii=False)) for k, value in how.items() if value is not None]
 
@@ -188,7 +188,7 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 
 
 def related(result: DoneResult, healed: HealRecord | None) -> list[str]:
-    """The metrics, as code spans, on other parts of sources that calibration or training used."""
+    """As code spans, the metrics on a source of which calibration or training used another part."""
     used = {*result["calibration"]["source"].split(" + "), *([healed["source"]] if healed else ())}
     if "embedded" in used:
         used |= set(PARTED)
@@ -217,7 +217,7 @@ def program() -> str:
 
 
 def _commands(wanted: Request) -> Iterator[str]:
-    """Yield the commands that can reproduce an export: a whole launch, and one for the export only."""
+    """Yield commands that can reproduce an export: one for a whole launch, and one for the export only."""
     if wanted.in_memory is not None:
         yield f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"
         return

@@ -25,7 +25,7 @@ CURE = "Move this away, or choose another directory (force=true does not replace
 
 
 def directory(out: str | Path) -> Path:
-    """An output directory's absolute path, with links resolved. Raises InputError if invalid, `.` or `/`."""
+    """An output directory's absolute path, with links resolved. Raises InputError if it is invalid, `.` or `/`."""
     if not str(out).strip() or str(out) == ".":
         raise InputError(
             f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
@@ -86,7 +86,7 @@ def check_space(out: Path, needed: int) -> None:
 def check_target(out: Path) -> Mapping[str, Any] | None:
     """The record of the earlier export that an export to `out` would replace; None if `out` is new or empty.
 
-    Raises InputError if `out` cannot be written, or contains anything but unchanged files of such an export.
+    Raises InputError if `out` cannot be written, or has anything other than an earlier export's unchanged files.
     """
     check_writable(out)
     if out.exists() and not out.is_dir():
@@ -112,7 +112,7 @@ def check_target(out: Path) -> Mapping[str, Any] | None:
 def check_same(out: Path, earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], force: bool) -> None:
     """Raise InputError if an earlier export's record lacks a wanted entry or has a different value for it.
 
-    If `force` is true or there is no earlier export (None), nothing is raised.
+    If `force` is true or `earlier` is None (there is no earlier export), nothing is raised.
     """
     other = [] if earlier is None else [name for name, value in wanted.items() if earlier.get(name) != value]
     if other and not force:

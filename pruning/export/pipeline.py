@@ -50,7 +50,7 @@ def written(wanted: Request) -> Facts:
 
 
 def export(wanted: Request) -> Facts:
-    """Write the directory `wanted.out`. An earlier export is replaced in the last step, and kept if a step fails.
+    """Write the directory `wanted.out`. The last step replaces an earlier export, which is kept if any step fails.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
     If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
@@ -89,7 +89,7 @@ def export(wanted: Request) -> Facts:
 
 
 def _identity(wanted: Request) -> dict[str, Any]:
-    """The record entries that an earlier export must share to be replaced without `force`."""
+    """The record entries that must equal an earlier export's so that it is replaced without `force`."""
     settings, heal = wanted.model, wanted.heal_record
     weights = {"source": settings.source, "revision": settings.recorded_revision}
     if settings.source == "hub":
@@ -142,10 +142,10 @@ def _record(wanted: Request, found: Facts) -> dict[str, Any]:
 
 
 def check_export(cell: Cell) -> None:
-    """Raise InputError if the export that a cell asks for would fail after the search.
+    """Raise InputError if the export that a cell's configuration requests would fail after the search.
 
     An earlier directory may be replaced only if its record names this cell. An earlier GGUF file may be
-    replaced only if the cell is finished and found that file's mask.
+    replaced only if the cell is finished and the mask that it found is the one in the file's record.
     """
     from pruning.engine.compensation import Magnitude, NoCompensation
     from pruning.export.gguf_export import check_gguf_target, find_gguf

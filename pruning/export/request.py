@@ -56,7 +56,7 @@ FACTORS = (
 class Request:
     """What to export: a model, the mask that cuts it, and the directory or GGUF file to write.
 
-    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` is folded into weights.
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `repair` is folded into the weights.
     """
 
     model: Model
@@ -87,9 +87,9 @@ def is_gguf(out: Path) -> bool:
 
 
 def settled(wanted: Request) -> Request:
-    """The same request; a mask that removes only whole blocks becomes a mask over blocks.
+    """The same request, but a mask that removes only whole blocks becomes a mask over blocks.
 
-    For other masks, the export zeroes removed sub-layers. Raises InputError if nothing or all is removed.
+    For any other mask, the export zeroes the removed sub-layers. Raises InputError if nothing or all is removed.
     """
     mask = wanted.mask.as_blocks() or wanted.mask
     if not mask.dropped or not mask.kept:

@@ -121,9 +121,9 @@ def compare_export(
 
 
 def _ids(model: Any) -> Tensor:
-    """Random token ids (1, T). If a sliding window is shorter than LONG, T exceeds the window's length.
+    """Random token ids, of shape (1, T). If a sliding window is shorter than LONG, T exceeds its length.
 
-    T is at most the model's context length.
+    T is never more than the model's context length.
     """
     text = model.config.get_text_config(decoder=True)
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]

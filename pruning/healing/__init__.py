@@ -1,1 +1,1 @@
-"""Healing: train the physically smaller model on text with a budget of tokens. `docs/healing.md` has the formulas."""
+"""Healing: train the smaller model on a limited number of text tokens. `docs/healing.md` has the formulas."""

@@ -1,4 +1,4 @@
-"""The settings of healing, one class per option of `heal`. This module does not use torch."""
+"""The settings of healing, one class per choice in the configuration group `heal`. This module does not use torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NoHealing:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of the losses. The teacher is run only if `kl` is above 0."""
+    """The weights of cross entropy and of KL(teacher || student). The teacher runs only if `kl` is above 0."""
 
     ce: float = 1.0
     kl: float = 0.0
@@ -48,10 +48,11 @@ class LossWeights:
 class Training:
     """The settings that all kinds of healing share.
 
-    `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens`
-    tokens, at most `micro_tokens` of them at a time. `warmup` and `eval_every` count steps. The learning rate
-    falls in the last steps; `decay` is their share of all steps. `heldout` windows are kept for the held-out
-    loss. Training stops early after `patience` evaluations without a new minimum of this loss (0: never).
+    `tokens` is the number of tokens to train on, the budget. Text is packed into windows of `length` tokens. A
+    step trains on `batch_tokens` tokens, at most `micro_tokens` of them at a time. `warmup` and `eval_every` are
+    numbers of steps. The learning rate falls in the last steps; `decay` is their share of all steps. `heldout`
+    windows are kept for the held-out loss. Training stops early after `patience` evaluations in a row without a new
+    minimum of this loss (0: never).
 
     If `lr` is None, short trials choose the learning rate (`rate.py`). If `candidates` is above 1, that many masks of
     the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round. The mask with
@@ -81,7 +82,7 @@ class Training:
     round_tokens: int = 8192
 
     trains: ClassVar[bool] = True
-    part: ClassVar[str] = "calibration"  # held-out parts of embedded text are for evaluations only
+    part: ClassVar[str] = "calibration"  # held-out parts of packaged text are for evaluations only
 
     def check(self) -> None:
         """Raise InputError if a setting is out of range, or if a file is missing."""
@@ -149,14 +150,14 @@ class Training:
 
     @property
     def stable(self) -> int:
-        """The number of steps that larger budgets share with this one: those before the rate falls."""
+        """The number of steps before the learning rate falls. Runs with a larger budget share these steps."""
         return self.steps - min(self.steps, math.ceil(self.decay * self.steps))
 
     def factor(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a fraction of the full rate; in (0, 1].
 
-        It rises, stays constant, and falls linearly (WSD, arXiv 2404.06395). Until it falls, it is the same
-        for all budgets. So a larger budget can resume where a smaller one's rate begins to fall.
+        It rises, stays constant, and falls linearly (WSD, arXiv 2404.06395). Until it falls, it is the same for all
+        budgets. So a run can continue from the step at which the rate of a run with a smaller budget begins to fall.
         """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
         if step < self.stable:
@@ -164,7 +165,7 @@ class Training:
         return rising * (self.steps - step) / (self.steps - self.stable + 1)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the healed weights depend on. A file is represented by its digest."""
+        """The settings that the healed weights depend on. A text file's path is replaced by the file's digest."""
         fields = {name: value for name, value in self.recorded().items() if name not in RUNNING}
         if (file := file_of(self)) is not None:
             fields["path"] = file_sha256(Path(file).expanduser())
@@ -180,14 +181,14 @@ class Training:
         return digest({**self.identity(), "text": text})
 
     def line(self, text: str) -> str:
-        """A name shared by runs with the same first steps: they differ only in `tokens` and `decay`."""
+        """A name that runs share if only their `tokens` and `decay` differ, so that their first steps are equal."""
         own = {name: value for name, value in self.identity().items() if name not in ("tokens", "decay")}
         return digest({**own, "text": text})
 
 
 @dataclass(frozen=True)
 class Lora(Training):
-    """Low-rank adapters on all linear layers of the blocks, merged at the end (LoRA, arXiv 2106.09685).
+    """Low-rank adapters on all linear layers of the blocks, merged into them at the end (LoRA, arXiv 2106.09685).
 
     An adapter adds (alpha / rank) B A to a weight; B is (out, rank), A is (rank, in).
     """

@@ -52,7 +52,7 @@ class Healed:
     """A healed model, its changed weights by their names in the dense model, and how it was healed.
 
     `heldout_after` is the held-out loss of these weights, `trained` is the number of trained parameters, and `epochs`
-    is how many times the budget covers the text.
+    is how often the text is read if the whole budget is used.
     """
 
     smaller: SmallerModel
@@ -84,7 +84,7 @@ def heal(
     watch: Watch = lambda _: None,
     repair: Repair | None = None,
 ) -> Healed:
-    """Train the model without the units of a mask. With a `folder`, a killed run continues from its last checkpoint.
+    """Train the model that lacks a mask's units. With a `folder`, a killed run continues from its last checkpoint.
 
     `repair` has maps to fold in. Raises LossError if a loss is not finite, and the errors of `smaller_model`.
     """
@@ -239,7 +239,7 @@ class Trainer:
         self._note({"step": state.step, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def _gradients(self, rows: Sequence[Row]) -> float:
-        """Set the copies' gradients to those of a step's mean loss, summed over ranks; returns the loss."""
+        """Give the float32 copies the gradients of a step's mean loss, summed over ranks; returns the loss."""
         scale, total = 1.0 / (len(rows) * (self.settings.length - 1)), 0.0
         gradients = [torch.zeros_like(master) for master in self.masters]
         losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
@@ -270,7 +270,7 @@ class Trainer:
                 parameter.copy_(weight)
 
     def _note(self, point: Point) -> None:
-        """Add a point to the curve; every `eval_every` steps, it gets the held-out loss."""
+        """Add a point to the curve; every `eval_every` steps, the point includes the held-out loss."""
         if self.state.step % self.settings.eval_every == 0:
             self._judge(point)
         self.state.curve.append(point)
@@ -351,7 +351,7 @@ def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Pa
 
 
 def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, Path]:
-    """The folders of checkpoints that other budgets can use, and of those that only this budget can use."""
+    """Two folders of checkpoints: those that runs with other budgets can use, and those of this budget only."""
     trunk = folder / f"trunk-{settings.line(text.beginning)}"
     return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
@@ -396,8 +396,7 @@ class SmallerModel:
 def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None) -> SmallerModel:
     """A copy of a model without the units of a mask; the maps of `repair` are folded into its weights.
 
-    Raises InputError if everything is removed, or if weights are on disk, and the errors of
-    `smaller_config`.
+    Raises InputError if everything is removed or if weights are on disk, and raises the errors of `smaller_config`.
     """
     module = model.module
     numbers = tuple(i for i in range(mask.n_blocks) if i not in mask.gone)
@@ -418,7 +417,7 @@ def smaller_model(model: LanguageModel, mask: Mask, repair: Repair | None = None
 
 
 def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put adapters into a model, in place; returns their weights. Before training, they change nothing.
+    """Put adapters into a model, in place; returns their weights. Untrained adapters do not change the output.
 
     Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if there are
     none.
