@@ -29,7 +29,7 @@ def summed_loss(
     teacher: Any = None,
     recompute: bool = False,
 ) -> Tensor:
-    """The sum of the losses over all predictions of token ids (B, T), in float32.
+    """The weighted sum of both losses over all predictions for token ids (B, T), in float32.
 
     `recompute` turns on gradient checkpointing.
     """
@@ -45,7 +45,7 @@ def summed_loss(
 def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
     """The state (B, T, D) after the last block, for token ids (B, T).
 
-    With `recompute`, the values inside a block are computed again in the backward pass.
+    With `recompute`, values inside blocks are not stored but computed again in the backward pass.
     """
     blocks, entry = find_blocks(model), enter(model, input_ids=ids)
     hidden = entry.hidden
@@ -68,7 +68,7 @@ def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
 
 
 class _Readout(torch.autograd.Function):
-    """The loss of states (n, D). The forward pass also computes the loss's gradient for the backward pass."""
+    """The loss for states (n, D). The forward pass also computes the gradient for the backward pass."""
 
     @staticmethod
     def forward(
@@ -106,7 +106,7 @@ class _Readout(torch.autograd.Function):
 def loss_of_logits(
     logits: Tensor, dense: Tensor | None, targets: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Tensor]:
-    """The loss of logits (m, V) and its gradient (m, V), computed in groups of positions that fit the cache.
+    """The summed loss of logits (m, V) and its gradient (m, V), computed in groups of positions that fit the cache.
 
     `dense` are the teacher's logits (m, V); if it is None, the loss has no KL term.
     """

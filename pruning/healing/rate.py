@@ -1,14 +1,14 @@
-"""Choose the learning rate for healing by short trials, before the budget is spent: `heal.lr=null`.
+"""Choose the learning rate for healing by short trials, before the full training run: `heal.lr=null`.
 
 No rate is right for all models. A trial heals the mask on the text of the full training run, but only for a
-few steps (`TRIAL_STEPS`), with warm-up and decay. It is judged by its lowest loss on held-out windows. Rates
-are tried from the largest to the smallest, until a rate is not better than the previous one. If no trial
-lowers the held-out loss, the budget is not spent: training stops after as many steps as a trial has, no
+few steps (`TRIAL_STEPS`), with warm-up and decay. Trials are compared by their lowest loss on held-out
+windows. Rates are tried from the largest to the smallest, until a rate is no better than the rate before it. If no
+trial lowers the held-out loss, there is no full run: training stops after as many steps as a trial has, no
 candidates are healed, and the weights before training are kept.
 
-A trial is an ordinary training run with a small budget, and larger budgets continue smaller ones. So healing
-continues the best trial, from the state at which its rate began to fall. Each finished trial is a line of
-`rates-LINE.jsonl` in the folder of training runs. If a command is killed, the next one does not repeat them.
+A trial is an ordinary training run with a small budget. Until its learning rate begins to fall, it has
+the same steps as a run with a larger budget, so healing continues the best trial from there. Each finished trial is
+a line of `rates-LINE.jsonl` in the folder of training runs. A command that is run again does not repeat these trials.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def with_rate(
     """The settings with a learning rate, and the trials that chose it (none if the settings have a rate).
 
     `curve(settings, place)` trains with these settings, keeps checkpoints in the folder `place`, and returns the
-    curve. The trials are kept in `folder`. If no trial helped, the budget of the returned settings is that of a
-    trial. Raises LossError if no rate has a finite loss.
+    curve. The trials are kept in `folder`. If no trial lowered the held-out loss, the returned
+    settings have the small budget of a trial. Raises LossError if no rate has a finite loss.
     """
     if settings.lr is not None:
         return settings, []

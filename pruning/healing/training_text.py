@@ -1,7 +1,7 @@
 """The text of healing: packed windows to train on, and held-out windows to measure the loss on.
 
-The text comes from the same sources as calibration text; of an embedded text, only the part `calibration` is read.
-Windows that share text with the calibration samples, or with the held-out windows, are left out.
+The text comes from the same sources as calibration text; of a packaged text, only the part `calibration` is read.
+Windows that share text with calibration samples are left out; so are training windows that repeat held-out text.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class HealingText:
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the exact windows."""
+        """The digest of the token ids of all windows."""
         return _sha256(self.windows, self.heldout)
 
     @cached_property
     def beginning(self) -> str:
-        """A digest that two budgets share if the larger budget's windows begin with the smaller budget's."""
+        """A digest of the text; it is equal for two budgets if the larger budget only appends training windows."""
         return _sha256(self.heldout) if self.endless else self.sha256
 
     def without(self, numbers: Collection[int]) -> HealingText:
-        """The text without windows `numbers`; numbers start at 0, held-out windows first."""
+        """The text without the windows `numbers`. Numbers start at 0, and held-out windows come first."""
         heldout, windows = (
             tuple(row for number, row in enumerate(rows, first) if number not in numbers)
             for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))
@@ -62,7 +62,7 @@ class HealingText:
         return replace(self, heldout=heldout, windows=windows, left_out=tuple(sorted(numbers)))
 
     def batch(self, step: int, size: int) -> list[Row]:
-        """The `size` windows of a step (from 0). They depend only on seed and step: no state is saved."""
+        """The `size` windows of a step, counted from 0. Seed and step determine them, so no state is saved."""
         count = len(self.windows)
         places = (divmod(number, count) for number in range(step * size, (step + 1) * size))
         return [self.windows[_order(self.seed, epoch, count)[place]] for epoch, place in places]
@@ -102,10 +102,10 @@ def packed(
     name: str,
     calibration: Samples | None = None,
 ) -> HealingText:
-    """Cut token ids into windows that begin with the tokens `first`, and separate the held-out windows.
+    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows aside.
 
-    The windows are shuffled. If the text is a stream, its documents were shuffled instead, so that the first
-    windows do not depend on the budget. Windows that share text with calibration are left out. Raises
+    The windows are shuffled. If the text is a stream, its documents were shuffled instead, so that all budgets
+    have the same first windows. Windows that share text with calibration samples are left out. Raises
     InputError if too few windows are left.
     """
     payload = settings.length - len(first)
@@ -131,7 +131,7 @@ def packed(
 
 
 def epochs(text: HealingText, settings: Training) -> float:
-    """How often the budget reads the text; logs a warning if the text has to be repeated."""
+    """How often training reads the whole text within its budget; logs a warning if this is more than once."""
     count = settings.steps * settings.windows
     found = count / len(text.windows)
     if found > 1:
@@ -142,7 +142,7 @@ def epochs(text: HealingText, settings: Training) -> float:
     return found
 
 
-# Healing must not train on the data of the evaluation. Windows of an embedded text that repeat a passage of
+# Healing must not train on the data of the evaluation. Windows of a packaged text that repeat a passage of
 # these data are left out: the text's two parts share no paragraph, but a phrase of a manual can be in two
 # paragraphs. If the user's own text shares passages with these data, it is refused as a mistake.
 
@@ -163,7 +163,7 @@ def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> Healin
 
 
 def repeated(text: HealingText, data: Mapping[str, Data]) -> frozenset[int]:
-    """The numbers, as in `without`, of the windows that share a run of tokens with windows of an evaluation."""
+    """The numbers (see `without`) of the windows that share a run of tokens with windows of an evaluation."""
     rows = (*text.heldout, *text.windows)
     others = [windows for one in data.values() if (windows := windows_of(one)) is not None]
     return frozenset(number for other in others for number, _ in shared_runs(rows, other.rows))

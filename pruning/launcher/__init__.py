@@ -1,8 +1,8 @@
 """Launchers: run the cells of a command in this process, in child processes, or as jobs of a SLURM cluster.
 
 `conf/launcher/*.yaml` configures launchers. `local.py` starts child processes, and `slurm.py` submits jobs;
-both run `job.py`. `submission.py` records submissions, and `scheduler.py` asks SLURM. `cell_state.py`
-finds a cell's state from the records, SLURM's answers and the cell's files; it also waits and cancels.
+each process or job runs `job.py`. `submission.py` records submissions, and `scheduler.py` asks SLURM about jobs.
+`cell_state.py` finds a cell's state from records, SLURM and the cell's files. It also waits for and cancels cells.
 """
 
 from dataclasses import dataclass

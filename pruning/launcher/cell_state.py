@@ -30,7 +30,7 @@ POLL = (1.0, 15.0)  # limits, in seconds, of the pause between two checks; more 
 
 
 class StateName(enum.StrEnum):
-    """A failed cell has ended for a known reason. A lost cell has ended without a result or known reason."""
+    """A failed cell has failed for a known reason. A lost cell has ended without a result, for no known reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -67,7 +67,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless it is done, evaluated and healed as requested from current files."""
+    """The result of a cell that is done, evaluated and healed as configured, from the current files; else None."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -107,7 +107,7 @@ def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """The states, by key, of a results folder's submitted cells; if `keys` is given, only of those cells.
+    """The states, by key, of a results folder's submitted cells: of all or, if `keys` is given, of those in `keys`.
 
     SLURM is asked about all cells in `keys` or, if `keys` is None, about all cells that are not done. Raises
     InputError if SLURM does not answer.
@@ -158,10 +158,10 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
 
 
 def all_states(results: Path) -> dict[str, CellState]:
-    """The states, by key, of the submitted cells and of all other cells in a results folder's studies.
+    """The states, by key, of a results folder's cells: the submitted ones, and all others in its studies.
 
-    While one of these other cells runs, those of them without a result count as waiting. Raises the
-    errors of `cell_states`.
+    A command runs unsubmitted cells itself. While any of them runs, unsubmitted cells without a result count as
+    waiting. Raises the errors of `cell_states`.
     """
     states = cell_states(results)
     listed = (key for name in names(results) for key in read_study(results, name))
@@ -193,7 +193,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def settle(results: Path, keys: Sequence[str]) -> dict[str, CellState]:
-    """Wait until none of these submitted cells is in flight; returns their final states, by key."""
+    """Wait until none of these submitted cells waits or runs; returns their final states, by key."""
     ended: dict[str, CellState] = {}
     doubtful: dict[str, float] = {}
     shown = ""
@@ -225,7 +225,7 @@ def summary(cells: Iterable[CellState]) -> str:
 
 
 def cancel(results: Path) -> int:
-    """Cancel waiting cells and stop running ones; returns the number of cells that were in flight."""
+    """Cancel waiting cells and stop running ones; returns how many cells were cancelled or stopped."""
     with submission_lock(results):
         flying = [key for key, cell in cell_states(results).items() if cell.state.in_flight]
         records = latest(results)

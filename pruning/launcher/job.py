@@ -1,8 +1,8 @@
 """A job of a launcher, which runs one cell on all of its ranks.
 
 A job is pickled, so it contains only strings and dicts. A failure is recorded in the cell's result and raised
-again, so that the scheduler also reports it. A job can be started again, even after it has finished. So each
-start looks for the cell's result. If there is none, the job resumes from the cell's files.
+again, so that the scheduler also reports it. A job can be started again, even after it has finished. So it
+looks for the cell's result first. If there is no result, the job resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ COMMIT = "COMMIT"  # the file that contains the commit: a copy has no git histor
 
 
 def snapshot(results: Path) -> Path:
-    """Copy the code into a new folder; returns the folder."""
+    """Copy the program's code into a new folder in the results folder; returns the new folder."""
     (results / "code").mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-", dir=results / "code"))
     for path in (path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()):

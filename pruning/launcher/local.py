@@ -32,15 +32,15 @@ PAUSE = 0.2  # seconds between two checks of the running processes
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once, each in its own process, which ends with the command.
+    """Runs at most `parallel` cells at once, each in its own process; the processes end with the command.
 
-    If `parallel` is null, runs as many cells at once as the GPUs allow, or two if the machine has no GPUs.
+    If `parallel` is null, at most as many cells run at once as the GPUs allow, or two cells without GPUs.
     """
 
     parallel: int | None = None
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid or `asked` (resources by model) exceeds this machine."""
+        """Raise InputError if a setting is invalid or a model's resources in `asked` exceed this machine's."""
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
         gpus = visible()
@@ -55,7 +55,7 @@ class LocalPool:
                 )
 
     def run(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> dict[str, CellState]:
-        """Run cells in the directory `where`; returns their final states. If interrupted, stops the cells."""
+        """Run cells with the working directory `where`; returns their final states. An interrupt stops the cells."""
         begun = datetime.now(UTC)
         folder = results / "jobs" / f"cells-{begun:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         code, waiting, ended = snapshot(results), list(tasks), dict[str, CellState]()
@@ -80,9 +80,9 @@ class LocalPool:
         return ended
 
     def free_gpus(self, wanted: Resources, used: Iterable[Sequence[str]]) -> list[str] | None:
-        """GPUs for one more cell ([] if the machine has none); None if no slot or too few GPUs are free.
+        """GPUs for one more cell ([] on a machine without GPUs); None if the cell must wait for a slot or for GPUs.
 
-        `used` has the GPUs of each running cell.
+        `used` lists the GPUs of each running cell; `wanted` is what the next cell requests.
         """
         taken, installed = list(used), visible()
         free = [gpu for gpu in installed if all(gpu not in gpus for gpus in taken)]

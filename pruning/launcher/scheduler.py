@@ -1,4 +1,4 @@
-"""Ask SLURM for the states of jobs: squeue knows queued, running and recently ended jobs, sacct older ones."""
+"""Ask SLURM for the states of jobs: squeue knows queued, running and recently ended jobs; sacct knows older jobs."""
 
 from __future__ import annotations
 

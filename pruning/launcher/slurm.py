@@ -1,6 +1,6 @@
-"""Run cells as jobs of a SLURM cluster through submitit, with a job array for each kind of resources.
+"""Run cells as jobs of a SLURM cluster through submitit, with a job array for all cells that request equal resources.
 
-A command's arrays share the limit `parallel` equally, but each array can always run at least one cell.
+The arrays of a command get equal shares of the limit `parallel`, but each array can run at least one cell at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Slurm:
     srun: list[str] = field(default_factory=lambda: ["--kill-on-bad-exit=1"])
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError if a setting is invalid or SLURM is missing; `asked` has resources by model."""
+        """Raise InputError if a setting is invalid or SLURM is missing; `asked` maps models to their resources."""
         for where, text in texts(
             asdict(self), "launcher"
         ):  # a line break would add a line to the job's script
@@ -63,7 +63,7 @@ class Slurm:
         largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Submit tasks. Those with equal resources form one array, or several if there are too many for one.
+        """Submit tasks. Tasks with equal resources form one array, or several if SLURM limits arrays to fewer tasks.
 
         `where` is the working directory of the command, to which paths are relative. Raises InputError if
         sbatch refuses the tasks.

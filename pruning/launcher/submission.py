@@ -1,4 +1,4 @@
-"""Records of submissions: `submission.json` is written before jobs are submitted, and again with their ids.
+"""Records of submissions: `submission.json` is written before jobs are submitted, and again with the jobs' ids.
 
 If a command dies while it submits jobs, its record stays incomplete. Before the next command submits jobs, it
 finds the jobs of the incomplete submission by the submission's name, and cancels them.
@@ -42,7 +42,7 @@ class QueuedCell:
 
 @dataclass
 class Submission:
-    """Tasks that were submitted together, by the keys of their cells."""
+    """The record of tasks (cells to run as jobs) that were submitted together as one job array."""
 
     folder: Path
     tasks: dict[str, QueuedCell]
@@ -116,7 +116,7 @@ def lock_of(results: Path) -> Path:
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """Keep other commands from submitting. First, cancel the jobs of commands that died while submitting."""
+    """In this context, only this command can submit. First, jobs of commands that died submitting are cancelled."""
     lock_of(results).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(results)):
         for record in submissions(results):
@@ -131,7 +131,7 @@ def submission_lock(results: Path) -> Iterator[None]:
 def tasks(prepared: Sequence[Prepared]) -> list[QueuedCell]:
     """Prepared cells as tasks in the order of their submission: the shortest search comes first.
 
-    Cells share losses. So a longer search can reuse the losses of shorter searches on the same samples.
+    Cells share computed losses, so a longer search can reuse those of shorter searches on the same samples.
     """
     cells = [(ready.cell, ready.evaluations) for ready in prepared]
     made = [QueuedCell(cell.key, cell.config, cell.model.resources, most) for cell, most in cells]

@@ -59,7 +59,7 @@ def check_stored(config: Any) -> None:
 
 
 def check_token_ids(rows: int, largest: Mapping[str, int]) -> None:
-    """Raise InputError if a token id in `largest` is not below `rows`, the number of token embeddings."""
+    """Raise InputError if a token id in `largest` is `rows` or more; `rows` is the number of token embeddings."""
     for what, number in largest.items():
         if number >= rows:
             raise InputError(
@@ -84,7 +84,7 @@ def context_length_of(config: Any) -> int | None:
 
 
 def rope_change_of(config: Any) -> int | None:
-    """The length above which LongRoPE changes a whole batch's position embeddings; None without LongRoPE."""
+    """The input length above which LongRoPE changes the whole batch's position embeddings; None without LongRoPE."""
     ropes = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
     # `ropes` contains the settings for all layers, or one mapping with settings for each layer type.
     kinds = [ropes, *(kind for kind in ropes.values() if isinstance(kind, Mapping))]

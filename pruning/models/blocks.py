@@ -34,7 +34,7 @@ ROUNDING = 0.05
 class Blocks:
     """The decoder blocks of a model, in order; `path` is the name of their list in the model.
 
-    `extra` is the number of values after the hidden state in a block's output; None if it is not a tuple.
+    `extra` is the number of values after the hidden state in a block's output; None if the output is not a tuple.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The blocks' inputs in a pass: block 0's hidden state (B, T, D), and all blocks' other arguments."""
+    """The blocks' inputs in a forward pass: block 0's hidden state (B, T, D), and each block's other arguments."""
 
     hidden: Tensor
     others: tuple[Arguments, ...]
@@ -125,7 +125,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """The output (B, T, D) of block `index`; `entry` has the block inputs of a pass with `hidden`'s shape."""
+    """The output (B, T, D) of block `index` for `hidden`; other arguments are from `entry`, for the same shape."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -186,7 +186,7 @@ class Call:
 
 @contextmanager
 def calls_of(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
-    """Yield a list. Within this context, each call of one of the modules is appended when it ends."""
+    """Yield a list. Within this context, each call of one of the modules is appended to it when the call ends."""
     calls: list[Call] = []
     dicts: dict[nn.Module, list[tuple[dict[Any, Any], int]]] = {}
 
@@ -236,7 +236,7 @@ def check_causal(model: Any, logits: Tensor) -> None:
     """Raise UnskippableError if the logits of earlier tokens depend on the last token.
 
     A masked language model such as BERT also has logits, but its input contains the tokens that it predicts.
-    `logits` (1, T, V) are those for IDS. Changes up to ROUNDING are allowed: experts can round differently.
+    `logits` (1, T, V) are the model's for IDS. Changes up to ROUNDING are allowed: experts can round differently.
     """
     with torch.no_grad():
         other = logits_of(model, torch.tensor(CHANGED, device=input_device(model)))
@@ -269,7 +269,7 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def hidden_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The first positional argument of a block, or its `hidden_states`; None if this is not a tensor."""
+    """The first positional argument of a block, or its `hidden_states`; None if this argument is not a tensor."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, Tensor) else None
 
@@ -285,7 +285,7 @@ def extra_of(output: Any) -> int | None:
 
 
 def returned(hidden: Any, extra: int | None) -> Any:
-    """The output of a module with this hidden state and None for other values; `extra` is as in `Blocks`."""
+    """A module's output with the state `hidden`, followed by `extra` times None; `extra` is as in `Blocks`."""
     return hidden if extra is None else (hidden, *[None] * extra)
 
 

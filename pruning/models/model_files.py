@@ -47,7 +47,7 @@ class ModelFiles:
     def digest(self) -> str:
         """The SHA-256, in hex, of all files that affect the model's losses; it identifies the model.
 
-        For a GGUF file, only this file counts. Otherwise, the names and contents of the directory's files
+        If the model is a GGUF file, only this file counts. Otherwise, the names and contents of the directory's files
         count, except hidden files and files that are never read. Raises InputError if a file cannot be read.
         """
         if self.gguf is not None:
@@ -112,7 +112,7 @@ def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments with which `from_pretrained` reads a GGUF file.
 
     The path is absolute, because transformers looks for relative paths in the current folder first. The
-    model folder is an empty one, because transformers would prefer a tokenizer or settings beside the file.
+    folder argument is an empty folder, because transformers would prefer a tokenizer or settings beside the file.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 
@@ -149,7 +149,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_whole(folder: Path, weights: Mapping[str, Path]) -> None:
-    """Raise InputError if a safetensors file is damaged, or lacks a tensor that the index puts there."""
+    """Raise InputError if a safetensors file is damaged, or lacks a tensor that it has according to the index."""
     from safetensors import SafetensorError, safe_open
 
     names: dict[Path, list[str]] = {}

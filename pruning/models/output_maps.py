@@ -3,7 +3,7 @@
 A sub-layer adds c * o, where o is the output of its main module and c is 1 in most models. To make it add
 c * o T instead, with a matrix T (D, D), its last weights are multiplied by T along their output axis. If the
 block normalises o before adding it (Gemma), T must be diagonal. It is then folded into the norm's weight
-w; some norms multiply by w, others by 1 + w. Tests with random values, not names, show which case applies.
+w; some norms multiply by w, others by 1 + w. Which case applies is tested with random values; names are not used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Precision = Callable[[str, torch.dtype], torch.dtype]
 
 @dataclass(frozen=True)
 class Repair:
-    """The float32 map (D, D) or (D,) of each repaired unit: 2i is block i's attention, 2i + 1 its MLP.
+    """A float32 map, (D, D) or (D,), for each repaired unit. Unit 2i is block i's attention, unit 2i + 1 its MLP.
 
     A map multiplies what its sub-layer adds to the hidden state. The file `repair.safetensors` stores each
     map as a tensor named after its sub-layer, such as `m3`.
@@ -98,14 +98,14 @@ def read_repair(folder: Path, sha256: str) -> Repair:
 
 @contextmanager
 def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
-    """Within this context, the model has a repair's folded weights, if there is a repair; see `replaced`."""
+    """Within this context, a repair is folded into the model's weights; None changes nothing. See `replaced`."""
     with replaced(model, {} if repair is None else folded_weights(model, repair)):
         yield
 
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context, the given weights replace the model's own; use a new `Forward` there."""
+    """Within this context, the given weights replace the model's own, so create any `Forward` inside it."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:
@@ -141,7 +141,7 @@ def _short(unit: int) -> str:
 
 
 def _folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
-    """The weight in float64, multiplied along its output `axis` by a matrix (D, D) or a diagonal (D,)."""
+    """The weight in float64 after a matrix (D, D) or diagonal (D,) has multiplied (offset + weight) along `axis`."""
     last = weight.double().movedim(axis, -1) + offset
     return (_mapped(last, change.double().to(last.device)) - offset).movedim(-1, axis)
 
@@ -162,7 +162,7 @@ Axis = tuple[str, int, float]
 class Fold:
     """The weights into which a map of the sub-layer `unit` can be folded.
 
-    `form` is `linear` or, if only a diagonal map can be folded, `diagonal`; then `why` is the reason. The
+    `form` is `linear` or, if only a diagonal map can be folded, `diagonal`, with the reason in `why`. The
     sub-layer adds `factor` times the output of `adder`, whose width is D = `width`. `axes` lists the weights,
     and how a map multiplies them.
     """
@@ -183,7 +183,7 @@ def _folds(_model: nn.Module) -> dict[int, Fold]:
 
 
 def find_fold(model: nn.Module, unit: int) -> Fold:
-    """The fold for the sub-layer `unit`: for any map if possible, else for diagonal maps.
+    """The fold for the sub-layer `unit`: one for any linear map if possible, else one for diagonal maps only.
 
     The block is run on four tokens. Raises InputError, with the reason, if no map can be folded.
     """
@@ -224,9 +224,9 @@ def _found(model: nn.Module, unit: int) -> Fold:
 
 
 def _factor(chain: Chain, unit: int, module: nn.Module, entry: BlockInputs) -> float | None:
-    """The factor c if the sub-layer adds c * o, where o is the output of `module`; None if it does not.
+    """The factor c if the sub-layer adds c * o, where o is the output of `module`; None if it adds something else.
 
-    The block is run with a random o; its output minus its input must be c * o.
+    The block runs only this sub-layer, with a random o; its output minus its input must be c * o.
     """
     hidden = entry.hidden
     noise = torch.randn(4, hidden.shape[-1], generator=_seeded(), dtype=torch.float64)
@@ -298,7 +298,7 @@ class _Twin:
         return state
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The names of weights, in the order in which the weights' modules return."""
+        """The names of weights, in the order in which the modules that own them return."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}
@@ -307,9 +307,9 @@ class _Twin:
 
 
 def _axes(model: nn.Module, module: nn.Module, names: Sequence[str] = ()) -> tuple[Axis, ...] | None:
-    """The axes along which a map of a module's output is folded into its weights; None if no axes fit.
+    """The axes of a module's weights along which a map of its output can be folded in; None if no axes fit.
 
-    `names` are the last weights of a main module. If there are none, the module is a norm: all its weights
+    `names` are the last weights of a main module. If `names` is empty, the module is a norm: all its weights
     are used, each with the offset 0 or 1, and the map is diagonal.
     """
     own, twin = _name_of(model, module), _Twin(module, *_module_inputs(model, [module])[module])
@@ -375,7 +375,7 @@ def _module_inputs(model: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Mo
 
 
 def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """A minimal set of weight names: if these weights are 0, the module returns zeros; empty if none do."""
+    """A minimal set of weight names: if these weights are 0, the module returns zeros; empty if no set does this."""
     twin = _Twin(main, args, kwargs)
     names, zeros = twin.in_order(twin.weights), {n: torch.zeros_like(w) for n, w in twin.saved.items()}
     twin.set(zeros)

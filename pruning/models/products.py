@@ -1,8 +1,8 @@
 """Matrix products in float32 for half-precision models, on processors that multiply float32 faster.
 
-Processors without AMX take about twice as long in bfloat16 as in float32; those with only AVX2, eight times.
-Linear layers then convert inputs and weights to float32, multiply, and round the product. This is as precise
-as a product in half precision, which also adds in float32; only the order of the additions differs.
+Processors without AMX take about twice as long in bfloat16 as in float32; with only AVX2, eight times as long.
+On these processors, linear layers convert inputs and weights to float32, multiply, and round the product. This is as
+precise as a product in half precision, which also adds in float32; only the order of the additions differs.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def for_any_rows() -> Iterator[None]:
 
 
 def use_faster_products(module: nn.Module) -> bool:
-    """Make CPU linear layers multiply in float32 if that is faster; returns whether any was changed."""
+    """Make CPU linear layers multiply in float32 if that is faster; returns whether any layer was changed."""
     layers = [
         one
         for one in module.modules()

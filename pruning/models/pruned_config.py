@@ -1,7 +1,7 @@
-"""Make the configuration of a model with fewer blocks; check without weights that kept blocks are unchanged.
+"""Make the configuration of a model with fewer blocks; check, without weights, that kept blocks are unchanged.
 
 Settings per block (kinds of attention, blocks with experts, ...) are filtered and renumbered. Some
-architectures instead compute such a setting from a block's number, so it can change with the number.
+architectures instead compute such a setting from a block's number, so renumbering can change the setting.
 Therefore the dense and the smaller model are built without weights, and the kept blocks are compared.
 """
 

@@ -1,4 +1,4 @@
-"""Temporarily remove units from a model in memory. It then equals a model loaded from the mask's export.
+"""Temporarily remove units from a model in memory. The model then equals one loaded from the mask's export.
 
 Skipping (`sublayers.masked`) works only without a cache. Here the list of blocks, their numbers and the
 configuration become those of the smaller model, so the model can generate with a cache. If only one sub-layer
@@ -30,7 +30,7 @@ def smaller_config(model: Any, mask: Mask) -> Any:
     """The configuration of the model that `blocks_removed` makes.
 
     Raises InputError if no configuration of this architecture fits the kept blocks, or if the model cannot
-    generate with a cache. Raises UnskippableError if the mask needs sub-layers and blocks have none.
+    generate with a cache. Raises UnskippableError if the mask is over sub-layers and blocks have none.
     """
     blocks = Mask(mask.n_blocks, mask.gone)
     smaller = pruned_config(model.config, blocks)
@@ -88,7 +88,7 @@ def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
 
 @contextmanager
 def _replaced(entries: dict[str, Any], values: Mapping[str, Any]) -> Iterator[None]:
-    """Replace all entries of a dictionary, such as the attributes of an object; restore them on exit."""
+    """Replace the entries of a dictionary (such as an object's attributes) by `values`; undo this on exit."""
     saved, new = dict(entries), dict(values)
     entries.clear()
     entries.update(new)
@@ -115,7 +115,7 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
 def _counting(forward: Forward, layer: int) -> Forward:
     """A `forward` for removed attention, which also adds one zero per token to the cache's layer `layer`.
 
-    A model reads the cached length and the attention-mask sizes from the first cache layer of each kind.
+    Zeros keep count: a model reads cached length and attention-mask sizes from the first cache layer of each kind.
     """
     from transformers import Cache
     from transformers.cache_utils import CacheLayerMixin

@@ -85,7 +85,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """The output (B, T, D) of unit `index`; `entry` has the inputs of a pass of `hidden`'s shape."""
+        """The output (B, T, D) of unit `index` for `hidden`; other arguments are from `entry`, for the same shape."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():
@@ -103,7 +103,7 @@ class Chain:
         return [sum(p.numel() for p in self.weights(index)) for index in range(len(self))]
 
     def block_shares(self) -> Sequence[float]:
-        """For each sub-layer, its share of its block's parameters; 1 if the units are blocks."""
+        """For each unit, its share of its block's parameters; each share is 1 if the units are blocks."""
         if not self.sublayers:
             return [1] * len(self)
         sizes = self.sizes()
@@ -136,7 +136,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
     If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`.
     `forward` methods are replaced, so dropped units do not run. On exit, all methods are restored, including
-    accelerate's device hooks. Contexts can be nested. Raises UnskippableError if the mask does not fit.
+    accelerate's device hooks. Contexts can be nested. Raises UnskippableError if the mask does not fit the model.
 
     Caching is off within the context: if a cache were used and block 0 skipped, the model would count the
     positions of new tokens from 0 again. So a forward pass with a cache raises InputError.
@@ -222,7 +222,7 @@ class _BlockProbe:
     def _pair(
         self, outputs: Mapping[nn.Module, Any], whole: Tensor
     ) -> tuple[tuple[nn.Module, nn.Module] | None, bool]:
-        """The best pair of children that add to the state in sequence; whether any pair adds in parallel."""
+        """The best pair of children that add in sequence (or None), and whether any pair adds in parallel."""
         zeros = {child: _Zeros(output) for child, output in outputs.items()}
         alone = {child: self._with({child: zeros[child]}, self.hidden) for child in outputs}
         adding = [child for child, out in alone.items() if out is not None and not _equal(out, whole)]
@@ -273,7 +273,7 @@ class _BlockProbe:
 
 
 class _Zeros:
-    """A `forward` method that returns zeros as the hidden state; with `scalar`, one zero that broadcasts."""
+    """A `forward` method that returns zeros as the hidden state; if `scalar` is true, one zero that is broadcast."""
 
     def __init__(self, output: Any, scalar: bool = False) -> None:
         found = _tensor(output)

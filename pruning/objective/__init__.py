@@ -47,9 +47,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """An objective bound to a model and samples. A call with masks yields their scores as they are computed.
+    """An objective bound to a model and samples. A call with masks yields each mask's score when it is computed.
 
-    `bounds` yields lower bounds of the terms, with less work; None if the objective has no bounds.
+    `bounds` yields lower bounds of `terms`, in less time than `terms`; None if the objective has no bounds.
     """
 
     estimate: Estimate

@@ -31,7 +31,7 @@ def between_states(forward: Forward, samples: Samples, distance: Distance, by: s
 
     @cache
     def distances(unit: str) -> Array:
-        """Distances (samples, N + 1, N + 1) between depths i < j; if `by` is "block", only for j = i + 1."""
+        """Distances (samples, N + 1, N + 1) between depths i < j (if `by` is "block", only j = i + 1), else 0."""
         from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 
@@ -79,6 +79,6 @@ def runs(mask: Mask) -> list[tuple[int, int]]:
 
 
 def by_sample(samples: Samples, rows: Array) -> Array:
-    """The mean of `rows` over each sample's rows. A window has one row; an item has one row per choice."""
+    """The mean of the values `rows` over each sample's rows. A window has one row; an item has one row per choice."""
     ends = np.cumsum([len(unit) for unit in samples.units])
     return np.array([rows[a:b].mean(0) for a, b in zip([0, *ends[:-1]], ends, strict=True)])

@@ -23,7 +23,7 @@ class Accuracy:
 
     Answers that tie for the highest score share the point for a right answer. So a model that scores all
     answers equally gets the accuracy of guessing. Masks with equal fractions are common on a small
-    calibration set. With fewer than about 50,000 items, the margin cannot outweigh a right answer. Reported
+    calibration set. With fewer than about 50,000 items, the margin cannot outweigh one more right answer. Reported
     accuracies exclude the margin.
     """
 
@@ -36,6 +36,6 @@ class Accuracy:
 
 
 def miss(scores: Sequence[float], right: int) -> float:
-    """0 if only the right answer scores highest, 1 - 1/n if it is one of n that do, else 1."""
+    """0 if only the right answer scores highest, 1 - 1/n if it is one of n answers that score highest, else 1."""
     highest = max(scores)
     return 1.0 - (scores[right] == highest) / sum(score == highest for score in scores)

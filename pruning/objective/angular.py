@@ -1,5 +1,5 @@
 """Angular distance. Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (arXiv 2403.17887),
-who only consider masks that remove one run of blocks: d(l, l + n).
+who only consider masks that remove one run of n blocks, from block l on, at the cost d(l, l + n).
 """
 
 from __future__ import annotations

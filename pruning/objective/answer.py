@@ -13,7 +13,7 @@ from pruning.objective.perplexity import of_rows
 class Answer:
     """Mean over items of -s(right answer), in nats per token, with the score s of `margin.py`. It is at least 0.
 
-    This is the margin without the mean over wrong answers, which are not scored. Source: none.
+    This is the margin without its mean over wrong answers, which are not scored here. Source: none.
     """
 
     needs: ClassVar[str] = "items"

@@ -1,7 +1,7 @@
 """Block Influence. Source: ShortGPT (arXiv 2403.03853, equation 1); with `by="run"`, LLM-Streamline (2403.19135).
 
-ShortGPT's code takes the last block's output after the final norm. So it overstates the importance of this
-block.
+ShortGPT's code takes the last block's output after the final norm, and so overstates the importance of
+this block. Here the output is taken before the final norm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pruning.objective._criteria import BY, between_states
 
 @dataclass(frozen=True)
 class BlockInfluence:
-    """1 - mean over tokens of the cosine between h_i and h_j: how much a block rotates the hidden state."""
+    """1 - mean over tokens of the cosine between h_i and h_j, the states before and after a removed block or run."""
 
     needs: ClassVar[str] = "any"
     by: str = "block"

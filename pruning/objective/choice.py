@@ -1,4 +1,4 @@
-"""Choice: like the margin, but an item for which the right answer clearly wins adds almost nothing."""
+"""Choice: like the margin, but an item for which the right answer clearly wins adds almost nothing to the loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Choice:
 
         ln( sum over a in A of exp s(a) )  -  s(r)
 
-    It is 0 if this probability is 1, and ln |A| if all answers score equally. Source: none.
+    The term is 0 if the probability of r is 1, and ln |A| if all answers score equally. Source: none.
     """
 
     needs: ClassVar[str] = "items"

@@ -21,9 +21,9 @@ from pruning.objective._criteria import BY, Array, between_depths, by_sample
 class MutualInformation:
     """Minus the mutual information, in nats, of the states that a removal joins, summed over removed blocks.
 
-    Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So both states
-    of a token are projected onto a random direction u, the same for both because all blocks share the
-    residual stream. The mutual information of the two projections is estimated over the tokens of a row:
+    Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So a token's
+    states h_i and h_j are projected onto one random direction u, which suits both states because all blocks share
+    the residual stream. The mutual information of the two projections is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
@@ -33,8 +33,8 @@ class MutualInformation:
     numbers, would be lower for many short runs than for one long run. By the data processing inequality, a
     run preserves no more information than any of its blocks.
 
-    `projections` is the number of directions, and `tokens` the largest number of tokens used per row; both
-    are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
+    `projections` is the number of directions, and `tokens` the largest number of tokens used per row;
+    directions and tokens are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
     """
 
     needs: ClassVar[str] = "any"

@@ -33,7 +33,7 @@ PAIRINGS = {
 class Protocol(Corpus):
     """All settings that can change a perplexity, except the model and the mask.
 
-    These are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
+    The settings are a corpus with its windows, and the precision of the weights. If `drawn` is a number, that many
     windows are drawn at random, as in `eval=heldout`; if it is None, the windows are taken in order.
     `harness` is the name of the measuring program; it has no effect.
     """
@@ -52,7 +52,7 @@ class Protocol(Corpus):
             object.__setattr__(self, name, value)
 
     def draw(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
+        """The windows; at most `limit` windows if `limit` is given. Raises the errors of `Corpus.draw`."""
         if self.drawn is None:
             return super().draw(tokenizer, where, limit)
         text, samples = embedded_text(self.source, "heldout"), min(self.drawn, limit or self.drawn)
@@ -102,7 +102,7 @@ class Theirs:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A published perplexity; `pairing` (see `PAIRINGS`) says how its source relates to the mask's."""
+    """A published perplexity; `pairing` (see `PAIRINGS`) says how its source relates to the source of the mask."""
 
     value: float
     theirs: Theirs
@@ -184,7 +184,7 @@ def theirs(corpus: str, not_reproduced: str | None = None, **settings: Any) -> T
     """The protocol that a file describes.
 
     A null setting is unknown and gets the default of `Protocol`, except `join` and `name`, for which null is a value.
-    `all` means no limit.
+    For `documents` and `windows`, `all` means no limit.
     """
     settings.pop("stated", None)  # where the source states the protocol: only for readers of the file
     missing = tuple(
