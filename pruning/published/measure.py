@@ -1,6 +1,6 @@
 """Measure masks under protocols, and say what explains the gap between a published number and its measurement.
 
-Each measurement is stored in a file, so a stopped command continues where it was if it is run again.
+Each measurement is stored in a file. If a stopped command is run again, it repeats no finished measurement.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A mask's published number, that number's protocol (`own`), and the common one for its text (`one`).
+    """A mask's published `number`, the protocol of that number (`own`), and the text's common protocol (`one`).
 
     `number` is None if no source prints a number. `one` is None if the text has no common protocol. `own` is
-    None if there is no number, or if its protocol cannot be followed.
+    None if there is no number, or if the number's protocol cannot be followed here.
     """
 
     entry: PublishedMask
@@ -78,10 +78,10 @@ class GapRow:
 def rows(
     entries: Sequence[PublishedMask], one: Mapping[str, Protocol], files: Mapping[str, str] | None = None
 ) -> list[GapRow]:
-    """The rows of entries; `one` maps each text to its common protocol.
+    """A row for each published number of the masks in `entries`, and a row for each mask without a number.
 
-    If a source does not state a setting, the common protocol's value is used. `files` maps texts to local
-    files that replace them; documents are still joined and cut as the protocol says.
+    `one` maps each text to its common protocol, which also fills in settings that a source does not state.
+    `files` maps texts to local files that replace them. Their documents are joined and cut as the protocol says.
     """
 
     def here(corpus: str, protocol: Protocol | None) -> Protocol | None:
@@ -105,7 +105,7 @@ def rows(
 
 
 def requests(rows: Sequence[GapRow]) -> list[Measurement]:
-    """The distinct measurements of all rows; those with the same model and precision are adjacent."""
+    """The distinct measurements of all rows; measurements with the same model and precision are adjacent."""
     distinct = dict.fromkeys(request for row in rows for request in row.requests())
     models = list(dict.fromkeys(request.model for request in distinct))
     return sorted(distinct, key=lambda request: (models.index(request.model), request.protocol.dtype))
@@ -115,8 +115,8 @@ def requests(rows: Sequence[GapRow]) -> list[Measurement]:
 class Referee:
     """Measures requests, and keeps the measurements in `results`/published.
 
-    `base` has the other settings for loading models, such as `device_map`. `places` maps names of models to
-    local directories that contain them. `limit` is the largest number of windows per protocol.
+    `base` has the settings that apply to all models, such as `device_map`. `places` maps names of models to
+    local directories that contain them. `limit` is the most windows to measure per protocol.
     """
 
     results: Path
@@ -133,7 +133,7 @@ class Referee:
         return replace(self.base, **where, revision=None, gguf_file=None)
 
     def samples(self, request: Measurement) -> Samples:
-        """A request's windows. Raises the errors of `Corpus.draw`, and InputError if windows are too long."""
+        """The windows of a request's text. Raises as `Corpus.draw` does, and InputError if windows are too long."""
         settings = self.settings(request.model, request.protocol.dtype)
         text = replace(request.protocol, dtype="bfloat16")  # tokens do not depend on the precision
         key = (str(settings.path), text)
@@ -248,7 +248,7 @@ Values = Mapping[Measurement, float | PruningError]
 
 @dataclass(frozen=True)
 class Explained:
-    """A row with its two measurements and the verdict; `text` gives the reasons in words."""
+    """A row, its measurements under the protocols `one` and `own`, and the verdict; `text` gives the reasons."""
 
     row: GapRow
     one: float | None
@@ -258,7 +258,7 @@ class Explained:
 
 
 def explained(rows: Sequence[GapRow], values: Values) -> list[Explained]:
-    """Each row with its verdict. Two values agree if their relative difference is at most `TOLERANCE`."""
+    """Each row with its verdict. A measured value agrees with a published one within the relative `TOLERANCE`."""
     # The dense models' rows. If a dense model's number agrees, the mask is in doubt, else the protocol.
     dense = {(r.entry.paper, r.entry.model, r.own): r for r in reversed(rows) if not r.entry.mask.dropped}
     found = []
@@ -306,7 +306,7 @@ def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | No
 
 
 def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: Values) -> list[str]:
-    """Hints at a gap's cause: whether the dense model has one too, and whether the pairing is inferred."""
+    """Hints at a gap's cause: the dense model has a gap, too, or the pairing of mask and number is inferred."""
     doubts = [PAIRINGS["inferred"]] if number.pairing == "inferred" else []
     if dense is None or dense.number is None or not row.entry.mask.dropped:
         return doubts
@@ -318,7 +318,7 @@ def _doubts(row: GapRow, number: PublishedNumber, dense: GapRow | None, values: 
 
 
 def _percent(factor: float) -> str:
-    """A factor as text: below 2, a change in percent such as `+3.20 %`; else a multiple such as `x 40`."""
+    """A factor as text: below 2, as a change in percent such as `+3.20 %`; else as a multiple such as `x 40`."""
     return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
 
 

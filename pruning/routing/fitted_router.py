@@ -1,8 +1,8 @@
 """A router: from a prompt's hidden states, it predicts the right answer's log-likelihood under each set.
 
 Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error
-has two independent parts: that of the mean over sets, and that of the differences from this mean. The mean
-shows how hard a prompt is; only the differences decide the route. Each part has its own ridge strength.
+has two independent parts: the error of the mean over sets, and the error of the differences from this mean.
+The mean shows how hard a prompt is; only the differences decide the route. Each part has its own ridge strength.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHARE = 4  # a router runs at most 1 / SHARE of the blocks
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """A router. `sets` maps each task's name to its mask; `blocks` is the number of blocks run to choose a mask."""
+    """A router. `sets` maps each task's name to its mask; the first `blocks` blocks run to choose a prompt's mask."""
 
     sets: Mapping[str, Mask]
     head: Head
@@ -51,25 +51,25 @@ class FittedRouter:
     target: str = "loglikelihood"  # what the router predicts
 
     def predict(self, encoder: StateEncoder, prompts: Sequence[str]) -> Floats:
-        """The predicted values of the target, of shape (sets, prompts)."""
+        """The predicted log-likelihoods or negated margins of the right answers, of shape (sets, prompts)."""
         return self.head.predict(encoder.encode(prompts)).T
 
 
 @dataclass(frozen=True)
 class Head:
-    """Predicts the target (prompts, sets) as the sum of its mean over sets and the differences from this mean."""
+    """Predicts the mean over sets and the differences from this mean; their sum has the shape (prompts, sets)."""
 
     common: Ridge
     relative: Ridge
 
     def predict(self, features: Floats) -> Floats:
-        """The predicted target (prompts, sets), such as the right answer's mean log-likelihood per token."""
+        """The predicted values of shape (prompts, sets), such as the right answer's mean log-likelihood per token."""
         return self.common.predict(features) + self.relative.predict(features)
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """A linear map of standardised features: `weight` (features, out) and `bias` (out,)."""
+    """A linear map of standardised features: `weight` has the shape (features, outputs), `bias` (outputs,)."""
 
     center: Floats
     scale: Floats
@@ -78,12 +78,12 @@ class Ridge:
     strength: float
 
     def predict(self, features: Floats) -> Floats:
-        """The outputs (prompts, out)."""
+        """The outputs, of shape (prompts, outputs)."""
         return np.asarray((features - self.center) / self.scale @ self.weight + self.bias)
 
 
 def fit_head(features: Floats, targets: Floats) -> Head:
-    """Fit a head to features (prompts, F) and targets (prompts, sets); cross-validation chooses the strengths."""
+    """Fit a head to features and to targets of shape (prompts, sets); cross-validation chooses ridge strengths."""
     mean = targets.mean(axis=1, keepdims=True)
     return Head(_ridge(features, mean), _ridge(features, targets - mean))
 
@@ -103,9 +103,9 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
 
 @dataclass(frozen=True)
 class StateEncoder:
-    """Encodes prompts by hidden states after the first `blocks` blocks, which all sets keep (0: embeddings).
+    """Encodes prompts by the hidden states after the first `blocks` blocks, which no set removes (0: by embeddings).
 
-    Features: the mean state without the first token's (often large for any prompt), and the last state.
+    The features are the mean state of all tokens but the first, whose state is often large, and the last state.
     """
 
     forward: Forward
@@ -113,7 +113,7 @@ class StateEncoder:
     blocks: int
 
     def encode(self, prompts: Sequence[str]) -> Floats:
-        """The features (prompts, 2 D) of prompts, in float64. Raises the errors of `prompt_rows`."""
+        """The prompts' features in float64, of shape (prompts, 2 * hidden size). Raises as `prompt_rows` does."""
         from pruning.engine.dense_pass import states
 
         most = context_length_of(self.forward.model.module.config)
@@ -127,7 +127,7 @@ class StateEncoder:
 
 
 def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None) -> list[Row]:
-    """The rows of prompts. Raises InputError if a prompt has fewer than two tokens, or more than `most`."""
+    """The token rows of prompts. Raises InputError if a prompt has fewer than two or more than `most` tokens."""
     first = start_tokens(tokenizer)
     rows = []
     for prompt in prompts:
@@ -144,12 +144,12 @@ def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None)
 
 
 def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
-    """The prompts of items: the template with each item's question."""
+    """The prompts of items: the template, filled with each item's question."""
     return tuple(template.replace(FIELD, item.question) for item in items)
 
 
 def first_blocks(masks: Sequence[Mask]) -> int:
-    """How many leading blocks a router runs: those that no mask changes, but at most a quarter of all."""
+    """How many blocks a router runs: all before the first block that a mask changes, but at most a quarter."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
     return min(kept, n_blocks // SHARE)
@@ -182,7 +182,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
     """The record of a router's model, with which the same model can be loaded and recognised later.
 
-    `settings` is None for a model in memory.
+    `settings` has the settings that loaded the model; None if a loaded model was passed.
     """
     plain = None if settings is None else asdict(settings)
     if plain is not None:

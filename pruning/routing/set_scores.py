@@ -27,9 +27,9 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ItemScores:
-    """The log-likelihoods `sums` (sets, rows), in nats. A row is a choice of an item, with `tokens` tokens.
+    """The log-likelihoods `sums` in nats, of shape (sets, rows). A row is one choice; an item's choices are adjacent.
 
-    `item` has the index of each row's item; an item's rows are adjacent. `right` marks the right choices.
+    For each row, `tokens` has the number of tokens, `item` the index of its item, `right` whether it is right.
     """
 
     sums: Floats
@@ -44,33 +44,33 @@ class ItemScores:
 
     @cached_property
     def means(self) -> Floats:
-        """The mean log-likelihood per token of each choice (sets, rows)."""
+        """The mean log-likelihood per token of each choice, of shape (sets, rows)."""
         return np.asarray(self.sums / self.tokens)
 
     @cached_property
     def loglikelihood(self) -> Floats:
-        """The mean log-likelihood per token of the right answers (sets, items)."""
+        """The mean log-likelihood per token of the right answers, of shape (sets, items)."""
         return self.means[:, self.right]
 
     @cached_property
     def hits(self) -> Floats:
-        """1 if only the right answer has the highest mean, 1/n if n choices tie, else 0 (sets, items)."""
+        """1/n if the right answer is among the n choices with the highest mean, else 0; of shape (sets, items)."""
         highest = np.maximum.reduceat(self.means, self._starts, axis=1)
         sharing = np.add.reduceat((self.means == highest[:, self.item]).astype(float), self._starts, axis=1)
         return np.asarray((self.loglikelihood == highest) / sharing)
 
     @cached_property
     def margin(self) -> Floats:
-        """The terms of the objective `margin` (sets, items): lower is better."""
+        """The terms of the objective `margin`, of shape (sets, items); lower is better."""
         wrong = np.add.reduceat(self.means, self._starts, axis=1) - self.loglikelihood
         return np.asarray(wrong / (self._choices - 1) - self.loglikelihood)
 
     def target(self, name: str) -> Floats:
-        """The router's target (sets, items), for which higher is better: `loglikelihood`, or `margin` negated."""
+        """What the router predicts (higher is better): `loglikelihood` or minus `margin`, of shape (sets, items)."""
         return self.loglikelihood if name == "loglikelihood" else -self.margin
 
     def random_labels(self, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Random labels (rows,): for each item, one choice, drawn uniformly, is marked as right."""
+        """Random labels, one per row: for each item, one choice is drawn uniformly and marked as right."""
         right = np.zeros(len(self.item), dtype=bool)
         right[self._starts + rng.integers(0, self._choices)] = True
         return right
@@ -110,7 +110,7 @@ Interval = Mapping[str, float]  # `value`, a mean over tasks, and its 95 percent
 
 
 def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
-    """The mean over tasks of the means over items, with its interval; `values` has a value per item, by task.
+    """The mean over tasks of the means over items, with its interval; `values` maps tasks to values per item.
 
     The interval is a percentile bootstrap over items within tasks. If the values are differences of two
     policies on the same items, the interval is paired.
@@ -127,7 +127,7 @@ def mean_over_tasks(values: Mapping[str, Floats]) -> float:
 
 
 def difference(first: Floats, second: Floats) -> dict[str, float | None]:
-    """The mean paired difference over the items of one task, and its standard error (None for one item)."""
+    """The mean of `first - second` over the items of one task, and its standard error (None if there is one item)."""
     gaps = first - second
     error = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else None
     return {"value": float(gaps.mean()), "error": error}
@@ -152,7 +152,7 @@ FIRST = 1e6  # how many nats of margin a right answer outweighs
 
 @dataclass(frozen=True)
 class Crossed:
-    """Each task's scores under the dense model, then under each set; `own` has each task's set index."""
+    """Each task's scores under the dense model and then under each set; `own` maps each task to its set's index."""
 
     calibration: Scores
     heldout: Scores
@@ -165,9 +165,9 @@ def of_sets(scores: Scores) -> dict[str, ItemScores]:
 
 
 def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
-    """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
+    """By policy and task, the number of the set that is chosen for each item; 0 is the dense model.
 
-    `routed` has the router's choices, with sets counted from 0. `random` has no entry: it averages over sets.
+    `routed` has the router's choices; in it, 0 is the first set. The policy `random`, a mean over sets, has no entry.
     """
     held = of_sets(crossed.heldout)
     static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
@@ -187,7 +187,7 @@ def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[s
 def values(
     crossed: Crossed, chosen: Mapping[str, Mapping[str, Numbers]], what: str
 ) -> dict[str, dict[str, Floats]]:
-    """The accuracy ("hits") or the margin of every item (items,), by policy and task."""
+    """By policy and task, the accuracy (`what` is "hits") or the margin of each item."""
     tables: dict[str, Floats] = {task: getattr(scores, what) for task, scores in crossed.heldout.items()}
     return {
         name: {
@@ -199,24 +199,24 @@ def values(
 
 
 def best_static(scores: Scores) -> int:
-    """The set with the highest mean accuracy over tasks; if several are equal, the one with the lowest margin."""
+    """The set with the highest mean accuracy over tasks; of sets with equal accuracy, the set of lowest margin."""
     hits = np.mean([of_task.hits.mean(axis=1) for of_task in scores.values()], axis=0)
     margin = np.mean([of_task.margin.mean(axis=1) for of_task in scores.values()], axis=0)
     return int(np.lexsort((margin, -hits))[0])
 
 
 def best_sets(scores: ItemScores) -> Numbers:
-    """For each item, the set that answers it best (items,): a right answer first, then the lowest margin."""
+    """For each item, the set with the highest accuracy; of sets with equal accuracy, the set of lowest margin."""
     return np.asarray((FIRST * scores.hits - scores.margin).argmax(axis=0))
 
 
 def routes(predicted: Floats) -> Numbers:
-    """The set with the highest prediction for each prompt (prompts,), from predictions (sets, prompts)."""
+    """For each prompt, the set with the highest prediction; `predicted` has the shape (sets, prompts)."""
     return np.asarray(predicted.argmax(axis=0))
 
 
 def at(values: Floats, chosen: Numbers | int) -> Floats:
-    """The values (items,) of the chosen sets, from values (sets, items)."""
+    """For each item, the value under the set chosen for it; `values` has the shape (sets, items)."""
     n = values.shape[1]
     return np.asarray(values[np.broadcast_to(chosen, n), np.arange(n)])
 
@@ -236,9 +236,9 @@ DRAWS = 50  # the number of draws of random labels
 def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, dict[str, Floats]]:
     """The oracle's gains in accuracy over the best static set, for each item of each task.
 
-    `apparent`: sets are chosen and judged on one wording. `surviving`: they are chosen on one wording and
-    judged on the other. `chance`: as `surviving`, but with random labels; the mean of `DRAWS` draws. `scores`
-    and `reworded` have the same items in the same order.
+    `apparent`: sets are chosen, and the gain is measured, on one wording. `surviving`: sets are chosen on one
+    wording, and the gain is measured on the other. `chance`: `surviving` with random labels, as a mean of `DRAWS`
+    draws. `scores` and `reworded` have the same items in the same order, in two wordings.
     """
     static, rng = best_static(scores), np.random.default_rng(seed)
     draws = []
@@ -254,7 +254,7 @@ def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, d
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """By task, the gain (items,) on one wording of sets chosen on the other; mean of both directions."""
+    """By task, each item's gain on one wording from sets chosen on the other wording; the mean of both directions."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():
@@ -281,10 +281,10 @@ def summary(
     sets: Sequence[str],
     target: str = "loglikelihood",
 ) -> dict[str, Any]:
-    """The numbers of a study. Its `cross` maps each task to results by set; the first set is `dense`.
+    """The numbers of a study. Its `cross` maps each task to the results under the dense model and under each set.
 
-    `predicted` has the router's predictions (sets, items) of `target` for held-out items, by task. The
-    oracle's `excess` is its surviving gain minus `chance`.
+    `predicted` maps each task to the router's predictions of `target` for held-out items, of shape (sets, items).
+    The oracle's `excess` is its `surviving` gain minus its `chance` gain (see `oracle_gains`).
     """
     chosen = choices(crossed, {task: routes(of_task) for task, of_task in predicted.items()})
     first = next(iter(crossed.heldout))
@@ -337,10 +337,10 @@ def _cross(scores: ItemScores, own: int, sets: Sequence[str]) -> dict[str, dict[
 
 
 def explained(predicted: Floats, true: Floats) -> dict[str, float]:
-    """The shares of the variance that predictions (sets, prompts) explain, for `common` and `relative`.
+    """The shares `common` and `relative` of the variance that predictions of shape (sets, prompts) explain.
 
-    `common` is the mean over sets; `relative` are the differences from it, which alone decide the route. If a
-    share is below 0, the mean over prompts would predict better.
+    `common` is for the mean over sets; `relative` is for the differences from this mean, which decide the route.
+    If a share is below 0, the mean over prompts would predict better than the router.
     """
     parts = {"common": (predicted.mean(0), true.mean(0))}
     parts["relative"] = (predicted - predicted.mean(0), true - true.mean(0))

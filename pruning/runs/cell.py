@@ -79,7 +79,7 @@ class Cell:
         return f"{self.model.name}-{stem}-{digest(self.identity())}"
 
     def option(self, group: str) -> str:
-        """The readable name of the option that is chosen in a group."""
+        """The readable name of the option that is chosen in a configuration group, such as `model`."""
         return str(self.config[group][records.OPTION])
 
     def identity(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def model_of(cell: Cell) -> LanguageModel:
 
 
 def forward_of(model: LanguageModel) -> Forward:
-    """The engine for a model's forward passes. Repeated passes give equal losses."""
+    """The engine for a model's forward passes. Repeated passes over the same rows give equal losses."""
     from pruning.engine.devices import exact
     from pruning.engine.forward import Forward
 
@@ -291,10 +291,10 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
-    """The seconds that each unit takes, from a file in `latency/`. If it is missing, the units are timed.
+    """The seconds that each unit takes, from a file in `latency/`. If the file is missing, units are timed.
 
-    All cells of a folder use one measurement, so their masks can be compared, and a search that resumes on
-    another device keeps its costs.
+    All cells of a results folder use one measurement. So their masks can be compared, and a search that resumes on
+    another device has the same costs as before.
     """
     from pruning.engine.dense_pass import unit_times
     from pruning.evaluation.speed import device_name
@@ -325,7 +325,7 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
 
 
 class Tracker(Protocol):
-    """The interface of trackers. If a method raises, the caller only warns."""
+    """The interface of trackers. If a tracker's method raises an exception, the command only warns."""
 
     def start(self, results: Path) -> None:
         """Prepare the tracker; called once, before any cell runs."""

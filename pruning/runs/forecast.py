@@ -53,7 +53,7 @@ SAVED = 16  # bytes of a checkpoint per trained parameter: all of these without 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds for each part of the work; bytes of memory, needed and available; bytes of disk needed.
+    """The seconds that each part of the work takes; the needed and available memory and the needed disk, in bytes.
 
     `trunk` is the size in bytes of files that are kept only so that a longer training run can continue.
     """
@@ -66,10 +66,10 @@ class Forecast:
 
 
 class Machine:
-    """Measured costs of a cell on this machine. Creating it loads the model and times a few tokens.
+    """Measured costs of a cell on this machine. Creating a `Machine` loads the model and times a few tokens.
 
-    Four attributes are seconds per token: `loss` for a loss of the objective, `blocks` for the blocks alone, `dense`
-    for an evaluation, and `generated` for generation. Raises UnskippableError or InputError if the model
+    Four attributes are seconds per token: `loss` to compute a loss of the objective, `blocks` to run only the blocks,
+    `dense` to evaluate, and `generated` to generate. Raises UnskippableError or InputError if the model
     cannot be divided, searched or repaired as the cell requires.
     """
 
@@ -176,11 +176,11 @@ def decided(
 ) -> tuple[Cell, TrainingRates | None, list[str]]:
     """The cell with settings that memory and time allow, the costs of its training, and the decisions in words.
 
-    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, windows
-    and items of an evaluation on embedded data are halved until the evaluation takes at most the fraction
-    `MEASURED` of this time. Then calibration samples are halved until the search takes at most the fraction
+    With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, three steps save
+    time. First, windows and items of an evaluation on packaged data are halved until it takes at most the fraction
+    `MEASURED` of the minutes. Then calibration samples are halved until the search takes at most the fraction
     `SEARCHED` of the time for search and training. Last, the training is shortened or left out. Raises InputError
-    with the numbers if no training fits into memory, or if the search takes too long even with few samples.
+    with the numbers if no training fits into memory, or if even a search on the fewest samples takes too long.
     """
     cell, said = prepared.cell, list[str]()
     training = None
@@ -275,7 +275,7 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 
 
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
-    """The cell with new `settings` of heal, calibration or eval, named `option` (None: the old name)."""
+    """The cell with new settings in `group` (heal, calibration or eval); `option` names them (None: as before)."""
     name = cell.config[group][OPTION] if option is None else option
     kept = {
         key: value
@@ -309,7 +309,7 @@ QUICK = 1.0  # seconds: if one sample takes less, more are timed, because tokens
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Seconds and bytes per training token; bytes of weights, gradients and optimizer; checkpoint bytes."""
+    """Seconds and bytes per training token; bytes of weights, gradients and optimizer; bytes of a checkpoint."""
 
     seconds: float
     token_bytes: float
@@ -339,7 +339,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that were created in its context and still exist, and records the peak."""
+    """Counts the bytes of tensors that were created in its context and still exist; keeps the highest count."""
 
     supports_higher_order_operators = True
 

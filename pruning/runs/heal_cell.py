@@ -1,7 +1,7 @@
 """Heal the mask of a finished cell, and measure the healed model. Nothing is searched again.
 
 With `heal.candidates=8`, eight masks are healed in rounds of successive halving: the search's mask and the seven best
-other complete masks that it scored. All are trained for a short time, the better half for twice that time, and so on.
+other complete masks that the search scored. All are trained for a short time, the better half twice as long, etc.
 The mask that heals best is then trained with the full budget.
 """
 
@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell, extended by the record of the healing and by the healed model's metrics.
 
-    Finished training is not repeated if the cell's folder has the weights; stopped training continues. Raises
-    LossError if a loss is not finite, and InputError if the model has changed or there are no candidates.
+    Finished training is not repeated if its weights are in the cell's folder; stopped training continues. Raises
+    LossError if a loss is not finite, and InputError if the model has changed or there are no other candidates.
     """
     cell, text = prepared.cell, prepared.text
     if text is None:
@@ -123,7 +123,7 @@ class Finished:
 
 
 def _watch(settings: Training, point: Point) -> None:
-    """Log a point of the training curve that has a held-out loss, with the estimated time left."""
+    """Log a point of the training curve if it has a held-out loss, with the estimated time left."""
     if "heldout_loss" in point:
         step, seconds = point["step"], point["seconds"]
         left = duration_text(seconds / step * (settings.steps - step)) if 0 < step < settings.steps else "-"
@@ -137,7 +137,7 @@ def _watch(settings: Training, point: Point) -> None:
 def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
-    """The result with the healed model's record and metrics. Metrics of other healed weights are removed."""
+    """The result with the healed model's record and metrics. Metrics of earlier healed weights are removed."""
     cell, evaluation = prepared.cell, dict[str, Any](done["evaluation"])
     if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
         evaluation = measurements.without_healed(evaluation)
@@ -244,7 +244,7 @@ def halve(
     """Yield the trials of each round of successive halving, and the masks that are left, best first.
 
     `trial(mask, tokens, before)` heals a mask on `tokens` tokens; `before` is the budget of the previous round (0 in
-    the first round). If losses are equal, the earlier mask counts as better. This is algorithm 1 of Jamieson
+    the first round). Masks with equal losses keep their order. This is algorithm 1 of Jamieson
     and Talwalkar (arXiv 1502.07943). DarwinLM (arXiv 2502.07780, section 3.2) selects pruned models this way.
     """
     left, before = list(masks), 0
@@ -256,7 +256,7 @@ def halve(
 
 
 def candidates(found: Finished, count: int) -> dict[Mask, float]:
-    """The search's mask and the best other complete masks that it scored, with their losses."""
+    """The search's mask and the best `count - 1` other complete masks that the search scored, with their losses."""
     cell, done, own = found.cell, found.done, found.own
     entries = collectives.on_first(lambda: list(scoring.read_trace(cell.folder / scoring.NAME)))
     scored = {

@@ -54,7 +54,7 @@ class Evaluator:
     def __call__(self, mask: Mask, beside: Sequence[Mask] = ()) -> Measured:
         """All metrics of a mask, and how each was measured. Measurements that are in files are not repeated.
 
-        The masks `beside`, which are measured next, are scored in the same forward passes.
+        The same forward passes also score the masks in `beside`, which are measured next.
         """
         measurements = {name: self._once(name, mask, beside) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
@@ -73,7 +73,7 @@ class Evaluator:
         return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
 
     def _once(self, name: str, mask: Mask, beside: Sequence[Mask]) -> Measured:
-        """Read a mask's measurement from its file. If there is none, measure while other processes wait."""
+        """Read a mask's measurement from its file. If there is no file, measure while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.on_first(lambda: storage.read_json(path) if path.exists() else None)
@@ -148,7 +148,7 @@ Scales = tuple[float, ...] | None  # a factor for each unit of the model
 def evaluate_mask(
     prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
 ) -> records.EvaluationRecord:
-    """Metrics of the dense and the pruned model, and of the latter before any compensation or repair."""
+    """Metrics of the dense and the pruned model, and of the pruned model before any compensation or repair."""
     from pruning.models.output_maps import repaired
 
     cell, data, info = prepared.cell, prepared.data, forward.model.info
@@ -197,8 +197,8 @@ def mask_evaluator(
 ) -> Evaluator:
     """An evaluator of a mask that can be compensated (`scales`), repaired or healed.
 
-    Before measuring, fold a repair's maps into the weights; for a healed mask, pass the healed model's
-    `forward`. Without `forward`, the evaluator can only read measurements from files.
+    Before measuring, the caller folds a repair's maps into the weights. For a healed mask, `forward` runs the
+    healed model. Without `forward`, the evaluator can only read measurements from files.
     """
     factors = None if scales is None else [scales[i] for i in mask.dropped]
     maps = None if repair is None else repair.sha256
@@ -235,8 +235,8 @@ def evaluation_key(
 ) -> str:
     """The name of the metric, followed by a digest of everything that its measurement depends on.
 
-    The digest covers format, model, revision, data, compensating factors, and a repair's digest. For speed,
-    it also covers the devices on which the weights are placed.
+    The digest covers format, model, revision, data, compensating factors, and a repair's digest. If the metric
+    is the speed, the digest also covers the devices on which the weights are placed.
     """
     data = [FORMAT, prepared.cell.model.identity(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
@@ -283,7 +283,7 @@ def merged(earlier: records.EvaluationRecord, new: Mapping[str, Any]) -> records
     """The `evaluation` of a result, extended by a new one. If both contain a metric, the new value is kept.
 
     A new evaluation measures only the dense and the pruned model. Earlier metrics of the healed model are
-    kept unless the data of a metric have changed.
+    kept unless the data of any metric have changed.
     """
     old = dict[str, Any](earlier)
     data, how = old.get("data", {}), new.get("how", {})
@@ -314,7 +314,7 @@ def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def _mean_of(evaluation: records.EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """New `acc/mean` entries, for each model that has all accuracies among the metrics `names`."""
+    """A new `acc/mean` for each model whose metrics include all accuracies in `names`; empty if there is none."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means: dict[str, Any] = {}
     for which in records.MODELS:
@@ -360,7 +360,7 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 def new_repair(
     prepared: Prepared, forward: Forward, mask: Mask
 ) -> tuple[Repair | None, records.RepairRecord] | None:
-    """A mask's repair (None if no map helps) and its record; None alone if no repair is requested."""
+    """A mask's repair (None if no map helps) and the repair's record; if no repair is requested, only None."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell
@@ -399,10 +399,10 @@ def _bar(title: str, form: str, hidden: bool = False, **settings: Any) -> Any:
 def search_shown(
     title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
 ) -> Iterator[Callable[[int, float, int], None]]:
-    """Yield show(evaluations, best, size), which displays the number of scored masks and the lowest loss.
+    """Yield a function show(evaluations, best, size) that displays the number of scored masks and the lowest loss.
 
     `best` is the lowest loss among the masks that remove the most units; `size` is how many units of the kind
-    `unit` ("block" or "sublayer") they remove. Losses of masks of different sizes cannot be compared.
+    `unit` ("block" or "sublayer") these masks remove. Losses of masks of different sizes cannot be compared.
     """
     shown, form = (total, BAR) if total <= OPEN else (None, COUNT)
     with _bar(title, form, hidden, total=shown, initial=min(known, total), unit="eval") as bar:
@@ -419,7 +419,7 @@ def search_shown(
 
 @contextmanager
 def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield show(done, total), which shows the number of finished batches after the first second."""
+    """Yield a function show(done, total) that displays the number of finished batches, but only after one second."""
     with _bar(title, PART, leave=False, delay=1.0) as bar:
 
         def show(done: int, total: int) -> None:

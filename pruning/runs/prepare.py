@@ -78,7 +78,7 @@ def once(drawn: Drawn, key: Hashable, draw: Callable[[], T]) -> T:
 
 
 def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
-    """Check the model, and draw the samples and the evaluation data. Cells of one command share `drawn`.
+    """Check the model, and draw the samples and the evaluation data. Cells of one command share results in `drawn`.
 
     Checks the model's configuration, files and vocabulary, the search space and the data. It also checks that
     samples, evaluation data and healing text do not overlap.
@@ -130,7 +130,7 @@ def prepare(cell: Cell, drawn: Drawn | None = None) -> Prepared:
 
 
 def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn: Drawn) -> HealingText:
-    """The text for training the pruned model. Windows that overlap `data` are left out of embedded texts."""
+    """The text for training the pruned model. Windows of a packaged text that overlap `data` are left out."""
 
     def draw() -> HealingText:
         check_length(cell.heal.length, cell.model.context_length, cell.model.name)
@@ -143,9 +143,9 @@ def _healing_text(cell: Cell, samples: Samples, data: Mapping[str, Data], drawn:
 
 
 def _trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> HealingText | None:
-    """The text of a finished training run with the cell's settings; None if there is none, or if it overlaps `data`.
+    """The text of a finished training run with the cell's settings, unless it overlaps `data`; None if there is none.
 
-    A new evaluation can change which windows are left out of `drawn`. Training is not repeated for that
+    A new evaluation can change which windows of `drawn` are left out. Even so, training is not repeated
     unless the earlier text shares a run of tokens with the new data.
     """
 
@@ -220,7 +220,7 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
 
 
 def check_samples(label: str, samples: Samples, reader: Reader, setting: str) -> None:
-    """Raise InputError if samples are too long, blank, or all the same; `setting` decides their length."""
+    """Raise InputError if samples are too long, blank, or all the same; `setting` names what decides their length."""
     items, change = samples.kind == "items", reader.change
     if reader.most is not None and samples.length > reader.most:
         long = sum(any(len(row.input_ids) > reader.most for row in unit) for unit in samples.units)
@@ -285,7 +285,7 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
 
 
 def _setting(evaluation: Any, metric: str) -> str:
-    """The setting that decides the length of a metric's rows."""
+    """The name of the setting that decides the length of a metric's rows."""
     name = metric.partition("/")[2]
     if metric == CONTINUATIONS:
         return "eval.prompt_tokens or eval.continuation_tokens"

@@ -63,7 +63,7 @@ def run(prepared: Prepared) -> records.DoneResult:
 def record_failure(cell: Cell, error: BaseException) -> records.FailedResult:
     """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
-    The traceback is appended to the cell's log. If an earlier run has finished the cell, or if its files
+    The traceback is appended to the cell's log. If an earlier run has finished the cell, or if the cell's files
     cannot be written, the failure is only logged and returned.
     """
     log_path = cell.folder / records.LOG
@@ -208,7 +208,7 @@ def _calibration_record(
 
 def _search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
     def count(evaluations: float) -> float:
-        """An int, or a float if some masks were evaluated on a fraction of the samples."""
+        """The number of evaluations: an int, or a float if some masks were evaluated on a fraction of the samples."""
         return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
 
     mask = solution.score.mask

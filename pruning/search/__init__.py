@@ -1,1 +1,1 @@
-"""Run a search: answer its requests, journal every score, stop at a budget, race candidates, test margins."""
+"""Run a search: answer its requests, journal every score, stop at a limit, race candidates, test margins."""

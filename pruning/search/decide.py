@@ -1,11 +1,11 @@
 """Answer a search's requests, and decide which candidates of a request need more work.
 
-If a search uses only the `best` masks of a request, the others need not be scored in full. Four mechanisms
-save work or make the choice more certain. Only `Decider.decide` combines them:
+A request can state how many masks of lowest loss its search uses (`best`). The other masks of the request need not
+be scored in full. Four mechanisms save work or make the choice more certain; only `Decider.decide` combines them:
 
 - lower bounds rule out masks before they are scored, if only the search reads the losses;
 - a race rules out masks after scoring them on some of the samples (`racing.delta`);
-- near ties, whose order rounding could reverse, are settled in float32 (`near_ties.most`);
+- near ties (losses so close that rounding could reverse their order) are settled in float32 (`near_ties.most`);
 - a lazy round asks for its candidates in several requests and gets estimated losses for ruled-out masks.
 """
 
@@ -54,7 +54,7 @@ class Decider:
         return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
 
     def decide(self, request: Ask, best: int) -> dict[Mask, float]:
-        """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or none."""
+        """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or is left out."""
         if not request.known:  # the request begins a round
             self.ruled_out, self.estimated = {}, {}
         known = [mask for mask in request.known if mask not in self.ruled_out]
@@ -87,7 +87,7 @@ class Decider:
         return losses
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
-        """The known score of each mask of a request, or else a lower bound; empty if bounds are not used."""
+        """For each mask of a request, its score if it is known, else a lower bound; empty if bounds are not used."""
         # Bounds would change the predictions of a lazy search, and rule out few masks earlier than a race does.
         if (
             not self.bounding
@@ -117,7 +117,7 @@ class Decider:
     def _estimate(self, out: Mapping[Mask, int], known: Sequence[Mask], finished: Sequence[Score]) -> None:
         """Estimate the losses of masks that a race has ruled out.
 
-        The estimate is the best mask's loss plus the mean difference of terms (ruled-out minus best mask).
+        The estimate is the best mask's loss plus the mean of (ruled-out mask's term - best mask's term).
         The mean is over the samples on which the ruled-out mask was scored.
         """
         journal, best = self.book.journal.scores, min(finished, key=lambda score: score.loss)
@@ -146,7 +146,7 @@ def bounded(
     """The scores of the masks that their bounds do not rule out, in the order of `bounds`.
 
     A mask is ruled out if its bound exceeds the runner-up's loss by more than SLACK and by more than
-    `reach(scores)`; the latter keeps the near ties, whose losses are needed.
+    `reach(scores)`. The second condition keeps the near ties, whose losses are needed.
     """
     order = sorted(bounds, key=lambda mask: bounds[mask].loss)
     left, scores = order[: best + 1], dict[Mask, Score]()
@@ -182,7 +182,7 @@ def race(
 ) -> tuple[dict[Mask, Score], dict[Mask, int]]:
     """The full scores of the masks that are not ruled out: at least `best` masks, or all if there are fewer.
 
-    The second dict maps each ruled-out mask to the number of samples on which it was scored.
+    The second dict returned maps each ruled-out mask to the number of samples on which it was scored.
     """
     if (delta := racing.delta) is None or best >= len(masks):
         return {score.mask: score for score in scorer(masks, None)}, {}
@@ -208,7 +208,7 @@ def looks_of(samples: int) -> list[int]:
 
 
 def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: float) -> set[Mask]:
-    """The masks that one look does not rule out. All `scores` are over the same samples."""
+    """The masks that one look (one ranking) does not rule out. All `scores` are over the same samples."""
     from scipy.stats import t
 
     ranked = sorted(scores, key=lambda score: score.loss)
@@ -227,11 +227,11 @@ def _survivors(scores: Sequence[Score], best: int, estimate: Estimate, risk: flo
 
 @dataclass(frozen=True)
 class View:
-    """The compared scores: losses or, with `rise`, rises above a base mask's loss, divided by cost.
+    """How masks are compared: by their losses or, with `rise`, by (loss - loss of a base mask) / cost.
 
     Each term of a score is changed in the same way, so standard errors and paired differences remain valid.
-    Costs are multiples of the lowest cost in a request. So a rise is never larger than the difference of
-    losses from which it is computed, and tolerances for losses are also valid for rises.
+    Costs are multiples of the lowest cost in a request, so they are at least 1. So a rise per cost never exceeds the
+    difference of losses, and tolerances for losses are also valid for rises per cost.
     """
 
     estimate: Estimate
@@ -244,7 +244,7 @@ class View:
         return 1.0 if self.rise is None else min(self.rise.costs.values())
 
     def rate(self, mask: Mask, loss: float) -> float:
-        """The value by which a mask with this loss is compared: the loss or its rise per cost."""
+        """The value by which a mask with this loss is compared: the loss, or the rise of the loss per cost."""
         if self.rise is None or self.base is None:
             return loss
         return self.rise.rate(mask, loss, self.base.loss)
@@ -262,7 +262,7 @@ class View:
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
         """The losses of masks, raised so that their rises per cost are in the order of `settled`.
 
-        A mask's loss is raised only if `settled` has a higher rise for the mask.
+        A mask's loss is raised only if its rise per cost in `settled` is higher than its own rise per cost.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
@@ -276,7 +276,7 @@ class View:
         return losses
 
     def least_above(self, rate: float, mask: Mask) -> float:
-        """The lowest loss of `mask` for which the compared value is above `rate`."""
+        """The lowest loss with which `mask` would have a compared value above `rate`."""
         more = math.nextafter(rate, math.inf)
         if self.rise is None or self.base is None:
             return more
@@ -323,7 +323,7 @@ class FloatLoss:
     journal: Journal
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
-        """Full scores of the masks; None if some of them are in no cell's journal and cannot be computed."""
+        """Full scores of the masks; None if a score is in no cell's journal and float32 is not available."""
         for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
             self.journal.add(score)
         if missing := [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]:
@@ -336,7 +336,7 @@ class FloatLoss:
 
 @dataclass
 class Settler:
-    """Settles and counts a search's near ties. At most `most` masks of a choice are scored in float32.
+    """Settles and counts a search's near ties. For each choice, at most `most` masks are scored in float32.
 
     Without `single`, no near tie is settled. If float32 scores were needed and not available, `unmeasured` is true.
     """
@@ -350,15 +350,15 @@ class Settler:
 
     @property
     def reach(self) -> float:
-        """Masks are near if their losses differ by at most this value, which can grow during a search."""
+        """Two masks are a near tie if their losses differ by at most this value, which can grow during a search."""
         return max(NEAR * self.rounding, self.estimate.ties)
 
     def losses(self, scores: Sequence[Score], best: int, view: View) -> dict[Mask, float]:
-        """The losses by which a search chooses the `best` masks with the lowest losses.
+        """The losses by which a search chooses its `best` masks.
 
-        These are the masks' own losses, but losses of near masks are raised until they are in the order of
-        the float32 losses. Masks with equal float32 losses stay in the order of `scores`. Both `scores` and
-        the returned losses are in terms of the `view`.
+        Masks have their own losses, except in a near tie: there, losses are raised until they are in the order of
+        the float32 losses. Masks with equal float32 losses stay in the order of `scores`. All losses, given and
+        returned, are the values that `view` compares.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
@@ -374,12 +374,12 @@ class Settler:
         return losses
 
     def reach_in(self, scores: Sequence[Score], best: int, view: View) -> float:
-        """The reach after the choice of the `best` masks among `scores` has been settled."""
+        """The value of `reach` after the choice of the `best` masks among `scores` has been settled."""
         self._among(sorted(scores, key=lambda score: score.loss), best, view)
         return self.reach
 
     def end(self, winner: Score, others: Sequence[Score]) -> None:
-        """Count the final choice as open if a near mask in `others` could win on another processor."""
+        """Count the final choice as open if a mask in `others` is so near that it could win on another processor."""
         rest = [score for score in others if score.mask != winner.mask]
         lead = min((abs(score.loss - winner.loss) for score in rest), default=math.inf)
         exact = self._exact(winner, rest, lead, View(self.estimate))
@@ -402,9 +402,9 @@ class Settler:
         return self._exact(last, others, ranked[best].loss - last.loss, view)
 
     def _exact(self, last: Score, others: Sequence[Score], lead: float, view: View) -> dict[Mask, float]:
-        """The float32 losses of `last` and of the nearest masks; empty if none can take its place.
+        """The float32 losses of `last`, the worst chosen mask, and of masks near it; empty if none can replace it.
 
-        `lead` is the difference between the losses of `last` and of the nearest mask that can take its place.
+        `lead` is the difference in loss between `last` and the nearest mask that can replace it.
         """
         far = max(FAR * self.rounding, self.estimate.ties)
         if self.single is None or not others or (self.rounding and lead > far):
@@ -421,7 +421,7 @@ class Settler:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The float32 losses of masks; empty if unavailable. Updates `rounding`, the largest error so far."""
+        """The float32 losses of `last` and `others`; empty if unavailable. Updates `rounding`, the largest error."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
@@ -464,7 +464,7 @@ class Comparison:
     def p_value(self) -> float:
         """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
 
-        With one sample in all, or of a combined objective's part, no error can be estimated; the p-value is 1.
+        If there is only one sample, or only one for a part of a combined objective, the p-value is 1.
         """
         from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
 
@@ -494,9 +494,9 @@ def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
     """The runner-up and the ties of a winner among `others`, which are complete masks of the same space.
 
-    A tie is a mask that is not significantly worse at LEVEL, after Holm's correction for the number of masks
-    compared. The runner-up is the mask whose loss exceeds the winner's loss by the least. It is chosen among
-    the masks scored on all samples; if there are none, among those scored on a part of the samples.
+    A tie is a mask that is not significantly worse than the winner at LEVEL, after Holm's correction for all masks
+    compared. The runner-up is the mask closest to the winner in loss among the masks that were scored on all samples;
+    if there are no such masks, among the masks that were scored on a part of the samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -513,7 +513,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 
 
 def certainty(found: MarginsRecord) -> str:
-    """A text on a choice's certainty: the runner-up, the ties, and choices that rounding may have decided."""
+    """A text on how certain a mask is: its runner-up, its ties, and the choices that rounding may have decided."""
     if (second := found["runner_up"]) is None:
         return "no other mask of this size was scored"
     near = found.get("near_ties", {"open": 0})["open"]
@@ -528,7 +528,7 @@ def certainty(found: MarginsRecord) -> str:
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """Compare the worst of the `best` chosen masks with the rejected mask that it beats by the least.
+    """Compare the worst of the `best` chosen masks with the rejected mask that is closest to it in loss.
 
     The masks in `finished` were scored in full; the masks in `out` were ruled out by a race. Returns None if
     all masks are chosen.

@@ -33,8 +33,8 @@ GATES = "gates.json"  # beside the journal, so that a resumed search gets the sa
 class Problem:
     """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`.
 
-    After `max_evaluations` distinct masks, the search is stopped (None: no limit). `bounds` is true if
-    only the search reads the losses; lower bounds may then rule out masks whose losses it does not need.
+    After `max_evaluations` distinct masks, the search is stopped (None: no limit). If `bounds` is true, only the
+    search reads the losses, so lower bounds may rule out masks whose losses the search does not need.
     """
 
     algo: Algo
@@ -51,7 +51,7 @@ class Solution:
     """The outcome of a search, and why it stopped.
 
     `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this
-    cell has computed, in this or an earlier run. `shared` counts the losses that other cells have computed. A
+    cell has computed, in this or an earlier run. `shared` counts the losses that it reads from other cells. A
     loss over a fraction of the samples counts as that fraction. The result also needs the dense model's loss,
     which is not counted. If the search never scored the final mask, or scored it in parts, its full loss is
     not counted either.
@@ -114,8 +114,8 @@ def solve(
 def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> Iterator[tuple[int, float]]:
     """Yield the curve of a search: (number of scores, lowest loss so far).
 
-    The loss is the lowest among the masks that were scored on all samples and are `complete`: they remove as
-    much as the search must remove.
+    Only masks that were scored on all samples and are `complete` count. A complete mask removes as much as the
+    search must remove.
     """
     best = float("inf")
     for number, score in enumerate(scores, start=1):
@@ -138,7 +138,7 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gates counts like a request for all single removals; without gradients, these are scored.
+    A request for gate gradients counts like one for all single removals, which are scored if gradients are missing.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
@@ -170,12 +170,12 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
 
 
 def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
-    """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
+    """The best evaluated mask of the space; if there is none, the largest evaluated mask, filled with single units.
 
-    The largest mask is the mask that removes the most units; if there are several, the one with the lowest
-    loss is extended. The cheapest unit is the unit whose removal alone gives the lowest loss. With a budget,
-    the largest mask is the costliest mask that removes several units, and the cheapest unit is the unit
-    with the smallest rise of the loss per cost. Units that were never removed alone are added last.
+    The largest mask is the mask that removes the most units; of several such masks, the mask with the lowest loss.
+    Units whose removal alone gives the lowest losses are added first. If a share of the cost must be removed, the
+    largest mask is the costliest mask that removes several units, and units with the smallest rise of the loss per
+    cost are added first. Units that were never removed alone are added last.
     """
 
     def size(mask: Mask) -> float:
@@ -200,7 +200,7 @@ def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
 
 
 def gate_gradients(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """The terms' gradients at the gates, or secants if the objective has none; float64 (samples, N).
+    """The terms' gradients at the units' gates, or secants if there are no gradients; float64, of shape (samples, N).
 
     Raises LossError if a gradient is NaN or infinite, and DamagedError if an earlier run's file is damaged.
     """
@@ -237,7 +237,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
 
 
 def _secants(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """For each sample and unit, the dense model's term minus the term without the unit (0 if protected)."""
+    """For each sample and unit, the dense model's term minus the term without the unit (0 for protected units)."""
     masks = _single_removals(space)
     book.count_asked(masks)
     dense, *singles = book.scores([space.dense, *masks])

@@ -72,7 +72,7 @@ class ScoreBook:
         return self.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples (None: all). Only scores in no journal are computed."""
+        """Scores over the first `samples` samples (None: all). Only scores that are in no journal are computed."""
         wanted = self._wanted(samples)
         self.look_up(masks, wanted)
         missing: dict[int, dict[Mask, None]] = {}
@@ -88,7 +88,7 @@ class ScoreBook:
         """Add other cells' scores to the journal, for masks without a score over `wanted` samples.
 
         A search that scores masks on all samples at once ignores scores that another cell's race has computed
-        in parts. These are rounded differently, so the result would depend on which cell ran first.
+        in parts. Scores from parts are rounded differently, so the result would depend on which cell ran first.
         """
         for score in self.journal.find([mask for mask in masks if self._samples_known(mask) < wanted]):
             old = self.journal.scores.get(score.mask)
@@ -98,7 +98,7 @@ class ScoreBook:
     def whole(self, mask: Mask) -> Score:
         """The full score of a mask. If a race has computed it in parts, it is computed again.
 
-        So a result has the same loss with and without a race. The journal keeps the score from the parts, so
+        The new computation gives results the same loss with and without a race. The journal keeps the first score, so
         that a resumed search makes the same choices.
         """
         (score,) = self.scores([mask])
@@ -108,7 +108,7 @@ class ScoreBook:
         return score
 
     def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
-        """Known and newly computed lower bounds of the masks' full scores; empty if any mask has none."""
+        """Known and newly computed lower bounds of the masks' full scores; empty if any mask has no bound."""
         journal, loss = self.bounds, self.losses.whole
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
@@ -124,7 +124,7 @@ class ScoreBook:
         self.count += len(masks) * self._wanted(samples) / self.samples
 
     def paid(self) -> tuple[float, float]:
-        """How many of the requested losses this cell has computed, and how many other cells have computed.
+        """The number of requested losses that this cell has computed, and the number that other cells have computed.
 
         A loss over a fraction of the samples counts as that fraction.
         """
@@ -140,7 +140,7 @@ class ScoreBook:
         return self._score(score.mask, score.samples[:samples], score.seconds)
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: all if None; else `samples`, or more if an estimate needs more."""
+        """The number of samples to score: `samples` (None: all), or more if a loss estimate needs more."""
         if samples is None:
             return self.samples
         return min(max(samples, self.estimate.least), self.samples)
@@ -150,7 +150,7 @@ class ScoreBook:
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
-        """The known score of a mask, extended by new terms and the seconds that these took."""
+        """The known score of a mask, extended by new terms and the seconds of their computation."""
         if (old := self.journal.scores.get(mask)) is None:
             return self._score(mask, tuple(terms), seconds)
         joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
@@ -168,7 +168,7 @@ class ScoreBook:
         self._progressed()
 
     def _progressed(self) -> None:
-        """Call `watch` if any mask has been scored on all samples."""
+        """Report the progress to `watch`, once a mask has been scored on all samples."""
         if self.best:
             size = max(self.best)
             done = self.journal.scores.keys() | self.bounds.scores.keys()
@@ -200,8 +200,8 @@ class Journal:
     ) -> Journal:
         """Read the journal of an earlier run; if there are several ranks, only the first rank reads the file.
 
-        An incomplete last line is cut off; other damaged lines raise DamagedError. If `estimate` is given, so
-        do lines whose loss contradicts their terms; they are not repaired, because either can be wrong.
+        An incomplete last line is cut off; any other damaged line raises DamagedError. If `estimate` is given, a line
+        whose loss contradicts its terms raises DamagedError, too, because the loss or the terms can be wrong.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks, estimate, unit))
 
@@ -225,7 +225,7 @@ class Journal:
         return journal
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of these masks in other cells' journals. The result is equal on all ranks."""
+        """The scores of these masks in other cells' journals. All ranks get the same scores."""
         others = self.others
         # Files can grow while ranks read them, so all ranks use what the first rank has read.
         return [] if others is None else collectives.on_first(lambda: others.find(masks))
@@ -246,7 +246,7 @@ class Journal:
 
 
 def _with_terms(path: Path, start: int = 0) -> Iterator[TraceEntry]:
-    """Yield the lines of a journal that have terms. An archive leaves out the terms of partial scores."""
+    """Yield the lines of a journal that have terms. In an archive, the lines of partial scores have no terms."""
     for entry in read_trace(path, start):
         if entry.line is None or "scored" not in entry.line:
             yield entry
@@ -305,7 +305,7 @@ def _claim(results: Path, key: str, cell: str) -> None:
 
 @dataclass
 class Store:
-    """The journals named `name` of all other cells with the score key `key`.
+    """The journals of all other cells with the score key `key`; `name` is a journal's file name.
 
     If `estimate` is given, a line whose loss contradicts its terms is skipped.
     """
@@ -321,13 +321,13 @@ class Store:
     _ends: dict[Path, int] = field(default_factory=dict)  # how many bytes of each journal have been read
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """For each of these masks, the known score over the most samples, if any, with `seconds` set to 0."""
+        """For each of these masks that has known scores, the score over the most samples, with `seconds` set to 0."""
         if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
             self._read()
         return [self._scores[mask] for mask in masks if mask in self._scores]
 
     def _read(self) -> None:
-        """Read the new lines of all journals."""
+        """Read the lines that were added to the journals after the last call."""
         folder = self.results / "scores" / self.key
         names = {pointer.name for pointer in folder.iterdir()} if folder.exists() else set[str]()
         for path in (self.results / name / self.name for name in sorted(names - {self.cell})):

@@ -54,7 +54,7 @@ def execute(configs: Sequence[Composed]) -> None:
 
 
 def run_study(configs: Sequence[Composed]) -> int:
-    """Run the cells of composed configurations, and return the exit status. Input errors are raised first."""
+    """Run the cells of composed configurations, and return the exit status. Before that, raise all input errors."""
     if (study := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, study)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
@@ -289,7 +289,7 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
     """Draw and check the samples and data of all cells, before the first search starts.
 
     Raises one InputError with all invalid input, and all unreachable models and data. A cell whose search
-    needs too many evaluations is left out. If none remains and none is done or in flight, raises InputError.
+    needs too many evaluations is left out. Raises InputError if no cell is left and no cell is done or in flight.
     """
     if not cells:
         return []
@@ -351,9 +351,9 @@ def _log_sizes(prepared: Sequence[Prepared]) -> None:
 
 
 def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, outcome: Outcome) -> None:
-    """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight.
+    """Submit the cells that are not yet submitted. Unless launcher.wait=false, wait for all submitted cells.
 
-    Raises InputError if a job in flight has other settings of `eval` or `heal` than this command.
+    Raises InputError if a waiting or running job has other settings of `eval` or `heal` than this command.
     """
     results = cells[0].results
     with submission_lock(results):

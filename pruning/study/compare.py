@@ -56,7 +56,7 @@ ALLOWED = ("eval", "tracker", "paths.results", "model.dtype", "model.device_map"
 
 
 def main(draw: Callable[[Path], Path]) -> None:
-    """The command `depth-pruning compare`; `draw` adds figure and page to a record's folder."""
+    """The command `depth-pruning compare`; `draw` adds a figure and a page to a record's folder."""
     compare(command_words(), draw)
 
 
@@ -106,7 +106,7 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """A model to compare: the dense model of `cell` or, if `done` is its result, its pruned model.
+    """A model to compare: the dense model of `cell` or, if `done` is the cell's result, the cell's pruned model.
 
     `data` maps metrics to their data. `others` are the metrics on texts that this model's tokenizer splits
     differently from the first model's tokenizer.
@@ -130,7 +130,7 @@ class ComparedModel:
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell that only holds the command's settings and is never run; the `model` settings for all models."""
+    """A cell that only holds the command's settings and is never run; the settings of `model` for all models."""
     for word in settings:
         if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(
@@ -161,7 +161,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Yield each model with its data: the windows of the first model's text, and items that all models share."""
+    """Yield each model with its data: windows with the text of the first model's windows, and shared items."""
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
@@ -203,7 +203,7 @@ class MeasuredModel:
 
 
 def _measured(one: ComparedModel, speed: Any, results: Path) -> MeasuredModel:
-    """Measure a model, or read its measurements from `results`. It is loaded only if a file is missing."""
+    """Measure a model, or read its measurements from `results`. The model is loaded only if a file is missing."""
     from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
 
@@ -292,7 +292,7 @@ def _row(own: MeasuredModel, first: MeasuredModel) -> ModelRow:
 
 
 def _stored_bytes(model: Model) -> int:
-    """The total size of a model's weight files in bytes. Loading has put them on this machine."""
+    """The total size of a model's weight files in bytes. The model was loaded, so they are on this machine."""
     from huggingface_hub import snapshot_download
 
     place, options = model.place
@@ -317,7 +317,7 @@ def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
 
 
 def _parts(table: ModelTable) -> Iterator[str]:
-    """Yield the table in parts; each has the names of the models and as many columns as fit into `WIDTH`."""
+    """Yield the table in parts; each part has the models' names and as many columns as `WIDTH` characters allow."""
     columns, names = [*table.columns().items()], [row.name for row in table.rows]
     while columns:
         for count in range(len(columns), 0, -1):

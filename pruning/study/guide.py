@@ -53,7 +53,7 @@ DECIDED = ("heal", "calibration", "eval")  # the groups whose settings can be de
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with its decided settings, which are read from an earlier plan if any. Prints a forecast."""
+    """The cell with its decided settings, which are read from an earlier plan if there is one. Prints a forecast."""
     from pruning.evaluation.speed import machine
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
@@ -99,13 +99,13 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
-    """The decided cell, with the export directory of `asked`; a default becomes this cell's default."""
+    """The decided cell with the export directory of `asked`, or with its own default if `asked` has the default."""
     own = asked.export == asked.folder / SMALLER
     return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:
-    """Print a cell's models, how the last differs from the dense one, and how certain the mask is."""
+    """Print a cell's models, how the last of them differs from the dense model, and how certain the mask is."""
     name = result["model"]["name"]
     say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}\n")
     which, _ = [*stages(result)][-1]
@@ -132,7 +132,7 @@ def say_where(cell: Cell) -> None:
 def timed(cell: Cell, done: DoneResult) -> DoneResult:
     """The result of a finished cell with the speed of its dense and its pruned model, measured once.
 
-    Training does not change the number of weights, so the healed model has the speed of the pruned one.
+    Training does not change the number of weights, so the healed model is as fast as the pruned model.
     """
     from pruning.runs.cell import Prepared, cell_lock, save_result
     from pruning.runs.forecast import with_settings

@@ -130,7 +130,7 @@ def _dry_run(rows: Sequence[GapRow], referee: Referee) -> str:
 
 
 def _result(found: Sequence[measure.Explained]) -> str:
-    """The text of a result: the table, the number and meaning of each verdict, and the explanation of each gap."""
+    """The text of a result: the table, each verdict's count and meaning, and the explanation of each gap."""
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:,.2f}"

@@ -27,7 +27,7 @@ Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def task_settings(configs: Sequence[Composed]) -> TaskStudy | None:
-    """The settings of a study of tasks, which all cells share; None if the command asks for none."""
+    """The settings of a study of tasks, which all cells share; None if the command runs no such study."""
     plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
     found = [TaskStudy(**one.get("tasks", {})) for one in plain]
     if not any(one.asked for one in found):
@@ -91,7 +91,7 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskStudy) -> None:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The items of one task as token rows (`parts`) and as prompts, by part: `calibration` and `heldout`.
+    """The items of one task: `parts` has token rows, `prompts` has prompts, both under `calibration` and `heldout`.
 
     If the study has a second wording, `parts` also has the held-out items in this wording, as `reworded`.
     """
@@ -118,7 +118,7 @@ def data_of(group: Sequence[Cell], settings: TaskStudy) -> list[TaskData]:
 
 
 def _check_apart(tasks: Sequence[TaskData]) -> None:
-    """Raise InputError if two tasks have the same items, or if one holds out calibration items of another."""
+    """Raise InputError if two tasks have the same items, or one task's held-out items calibrate another task."""
     for one, other in combinations(tasks, 2):
         if all(one.parts[name].keys == other.parts[name].keys for name in one.prompts):
             raise InputError(

@@ -106,7 +106,7 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that can be added to a row's name, which always has objective, algorithm and size."""
+    """Yield settings for a row's name, which shows them after objective, algorithm and size if rows differ."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield "dtype", config["model"]["dtype"]
@@ -171,7 +171,7 @@ def fitted(
 ) -> str:
     """A table that fits the width of the terminal. If the output is a pipe, the table is drawn in full.
 
-    If the table is too wide, groups of columns in `spare` are left out one by one. Then entries are folded.
+    If the table is too wide, the groups of columns in `spare` are left out one by one; last, entries are folded.
     """
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 

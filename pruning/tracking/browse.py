@@ -87,7 +87,7 @@ def _is_open(port: int) -> bool:
 
 
 def experiment_of(results: Path) -> str:
-    """The id of the results' experiment. Raises PruningError if its database cannot be used or has no runs."""
+    """The id of the results' experiment. Raises PruningError if the database cannot be used or has no runs."""
     database = results / DATABASE
     if database.is_symlink():
         raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")

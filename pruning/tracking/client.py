@@ -72,7 +72,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _file_fault(name: str) -> str | None:
-    """Why the file name in an address cannot be that of an SQLite file; None if it can."""
+    """Why a file name in an address cannot name an SQLite file; None if it can."""
     file = Path(name).absolute()
     if not name or name.startswith(":memory:"):
         return "names no file: give sqlite:///FILE with three slashes, or four for an absolute path"
@@ -87,7 +87,7 @@ def _file_fault(name: str) -> str | None:
 
 
 def _check_database(file: Path) -> None:
-    """Raise InputError unless `file` is an MLflow database: otherwise, MLflow would create or alter it."""
+    """Raise InputError unless `file` is an MLflow database, because MLflow would create or alter any other file."""
     if not file.exists():
         near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
         raise InputError(

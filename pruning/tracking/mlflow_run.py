@@ -39,7 +39,7 @@ EXPERIMENT_TAGS = {
 
 
 def record_runs(client: Any, experiment: str, versions: Mapping[Path, str]) -> list[str]:
-    """Record the cells in folders, given each folder's version. Returns a sentence for each failure."""
+    """Record the cells whose folders and versions are in `versions`. Returns a sentence for each failure."""
     failures, studies = [], studies_of([*versions])
     for folder, version in versions.items():
         try:
@@ -51,7 +51,7 @@ def record_runs(client: Any, experiment: str, versions: Mapping[Path, str]) -> l
 
 
 def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str], version: str) -> None:
-    """Record a cell as one run; `studies` are the names of the studies that ask for it."""
+    """Record a cell as one run; `studies` are the names of the studies that contain the cell."""
     if (result := records.read_result(folder)) is None:
         return
     moments = [datetime.fromisoformat(result["environment"][name]) for name in ("started", "ended")]
@@ -131,14 +131,14 @@ def _write(
 
 
 def version_of(folder: Path, studies: Sequence[str]) -> str:
-    """A digest of what is recorded for a cell: its result, and the studies that ask for it."""
+    """A digest of what is recorded for a cell: its result, and the studies that contain it."""
     return hashlib.sha256(
         (folder / records.NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()
     ).hexdigest()
 
 
 def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
-    """The names of the studies that ask for each cell. A damaged list counts as empty."""
+    """The names of the studies that contain each cell. A damaged list counts as empty."""
     asked: dict[Path, list[str]] = {folder: [] for folder in folders}
     for results in dict.fromkeys(folder.parent for folder in folders):
         for name in records.names(results):

@@ -31,7 +31,7 @@ class MLflow:
     """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
     The default store is an SQLite file in the results folder. Only the command that started the cells and
-    `depth-pruning track` write to it. Raises InputError if `uri` cannot be an address of a store.
+    `depth-pruning track` write to this file. Raises InputError if `uri` cannot be an address of a store.
     """
 
     uri: str | None = None
@@ -102,7 +102,7 @@ class MLflow:
             )
 
     def _state(self, results: Path, versions: Mapping[Path, str]) -> bytes:
-        """A digest of the cells, and of the database's size and mtime, which show whether it has changed."""
+        """A digest that changes if a cell's version or the database does (the latter by its size and mtime)."""
         database = (results / DATABASE).stat() if (results / DATABASE).exists() else None
         place = [self.experiment, str(results), database and [database.st_size, database.st_mtime_ns]]
         return storage.digest([place, sorted(versions.values())]).encode()
