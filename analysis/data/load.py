@@ -287,7 +287,7 @@ def _with_sizes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels in `model`. A label names its ratio of the cost if several ratios have the same k.
+    """The frame with labels in `model`. If several ratios have the same k, labels name the ratio, too.
 
     `smollm2` stands for k removed blocks, `smollm2 (sublayer)` for a share of the parameters that is removed
     as sub-layers, and `smollm2 (linear)` for removed blocks that linear maps replace.

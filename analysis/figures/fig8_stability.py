@@ -88,7 +88,7 @@ def _curves(axes: Axes, lines: pd.DataFrame) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two frames: how often resampled samples change a cell's mask; how often two subsets of n give equal masks."""
+    """Two frames: how often resampling changes a cell's mask; how often two subsets of n samples give equal masks."""
     rows, curves = list[dict[Any, Any]](), dict[str, pd.DataFrame]()
     cells = done(frame)
     for where, budget in zip(cells[WHERE].to_dict("records"), budgets(cells), strict=True):

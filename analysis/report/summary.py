@@ -124,7 +124,7 @@ def compared(m: StudyData) -> bool:
 
 
 def variance(m: StudyData) -> list[str]:
-    """For each outcome, the shares of calibration and search, for the cells that verdicts are about."""
+    """For each outcome, calibration's and the search's shares of its variance, in cells that verdicts are about."""
     outcomes = [
         {"label": label, "shares": shares, "verdict": larger(shares)}
         for label, shares in m.judged.shares.items()

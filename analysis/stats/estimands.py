@@ -104,7 +104,7 @@ def _change(
 
 
 def _worst_to_best(cells: pd.DataFrame, factor: str, i: Labels, j: Labels, drawn: CellDraws) -> DrawMean:
-    """The geometric mean of highest : lowest perplexity over the levels of `factor`; all else is equal."""
+    """The geometric mean of the ratio of highest to lowest perplexity if only `factor` changes."""
     logs = cells["log"].to_numpy()
     if factor == OBJECTIVE:
         return _exp(over_pairs(np.abs(logs[i] - logs[j]), drawn.take(i), drawn.take(j)))

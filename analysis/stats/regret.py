@@ -19,7 +19,7 @@ PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Add to each finished cell what is known about its problem: its model, k, setting and protected blocks.
+    """Add two columns to finished cells. Cells of one problem have the same model, k, setting and protected blocks.
 
     `best` is the lowest loss of all complete masks that cells of the same problem scored. A mask is complete
     if it removes k units or, if there is a budget, meets the budget. `regret` is the loss of the cell's mask minus

@@ -57,7 +57,7 @@ class ScoreSettings:
 
 @dataclasses.dataclass
 class Config:
-    """The top level of a configuration. The schema of the chosen option checks a group's settings."""
+    """The top level of a configuration. For each group, the schema of its chosen option checks the settings."""
 
     model: Any = MISSING
     objective: Any = MISSING

@@ -519,7 +519,7 @@ def without_option(settings: Any) -> Any:
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of one group, recorded or in Hydra's form, are equal except for option names."""
+    """Whether two records of a group's settings are equal but for option names; they may be in Hydra's form."""
     return bool(without_option(recorded(first)) == without_option(recorded(second)))
 
 

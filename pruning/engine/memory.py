@@ -103,7 +103,7 @@ class MemoryBudget:
         return Projection(partial(head, self.model.module), vocabulary)
 
     def _halve(self) -> bool:
-        """Halve the tokens of a pass. Returns False if every pass already runs only one line of one branch."""
+        """Halve the tokens of a pass. Returns False if each pass already runs a single sequence of one prefix."""
         passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False

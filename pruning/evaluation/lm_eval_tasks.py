@@ -164,7 +164,7 @@ class EvalTask:
         return [str(request["asked"]) for request in self.requests]
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of documents that are in the calibration data."""
+        """The number of the task's documents that are also in the calibration data."""
         known = haystack(calibration, self.tokenizer)
         return sum(self._held(known, number) for number in range(len(self.requests)))
 
@@ -601,7 +601,7 @@ class TaskGroup:
         return text_sha256(json.dumps([member.sha256 for member in self.members]))
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of documents that are in the calibration data."""
+        """The number of the task's documents that are also in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
 

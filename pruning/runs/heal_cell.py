@@ -117,7 +117,7 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask with the cell's repair, if any; cells with several candidates have no repair."""
+        """Heal a mask; the cell's repair, if any, is applied first. Cells with several candidates have none."""
         repair = measurements.recorded_repair(self.cell, self.done)
         return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 
