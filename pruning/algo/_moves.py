@@ -50,7 +50,7 @@ def n_singles(space: Space) -> int:
 
 
 def rates(space: Space, losses: Array) -> Array:
-    """The values by which units are ranked: their losses, divided by their costs if a share of the cost is removed."""
+    """The values that rank units: their losses, divided by their costs if a share of the cost is removed."""
     return np.array([space.per_cost(loss, unit) for loss, unit in zip(losses, space.fitting(), strict=True)])
 
 
