@@ -182,7 +182,7 @@ def run(kind: str, given: Namespace, draw: Callable[[AskedStudy], Path]) -> None
 
 
 def _study(given: Namespace) -> AskedStudy:
-    """The study of a command. Raises NothingToRead if it cannot be read, and OSError if `out` cannot be written."""
+    """The study that the arguments name. Raises NothingToRead or, if `out` cannot be written, OSError."""
     study = AskedStudy(folder(given.results), given.study, given.only)
     _ = study.frame
     given.out.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the lowest and highest mean nu
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size, yield a name, the mask size, each factor's changes, and the change by chance."""
+    """For each model and size, yield a label, k, how many blocks each factor changes, and how many chance does."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -323,7 +323,7 @@ class Stratum:
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:
-        """The array `values` (..., names) as (..., sources), in the order of EVERY; sources not in `names` get 0."""
+        """Expand the last axis of `values` from `names` to EVERY source, in this order; the others get 0."""
         whole = np.zeros((*values.shape[:-1], len(EVERY)))
         whole[..., [EVERY.index(name) for name in self.names]] = values
         return whole

@@ -165,7 +165,7 @@ class SearchLine:
 
     @property
     def correlation(self) -> float:
-        """Pearson's correlation of `gained` and `over`; NaN with fewer than three searches or if one is constant."""
+        """Pearson's correlation of `gained` and `over`; NaN for fewer than three searches, or a constant one."""
         if len(self.gained) < 3 or not np.ptp(self.gained) or not np.ptp(self.over):
             return float("nan")
         return float(np.corrcoef(self.gained, self.over)[0, 1])

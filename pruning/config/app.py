@@ -267,7 +267,7 @@ RESOURCES = "model.resources."  # left out: these settings only affect where a c
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
-    """The arguments of `depth-pruning grid` that give a recorded configuration, or some groups of one.
+    """The arguments of `depth-pruning grid` that reproduce a recorded configuration, or some of its groups.
 
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
     if a setting is not literal, because Hydra would interpret it.

@@ -3,8 +3,8 @@
 No rate is right for all models. A trial heals the mask on the text of the full training run, but only for a
 few steps (`TRIAL_STEPS`), with warm-up and decay. Trials are compared by their lowest loss on held-out
 windows. Rates are tried from the largest to the smallest, until a rate is no better than the rate before it. If no
-trial lowers the held-out loss, there is no full run: training stops after as many steps as a trial has, no
-candidates are healed, and the weights before training are kept.
+trial lowers the held-out loss, training ends with the trials: other candidate masks are not healed, and the
+weights from before training are kept.
 
 A trial is an ordinary training run with a small budget. Until its learning rate begins to fall, it has
 the same steps as a run with a larger budget, so healing continues the best trial from there. Each finished trial is

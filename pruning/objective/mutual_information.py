@@ -19,7 +19,7 @@ from pruning.objective._criteria import BY, Array, between_depths, by_sample
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Minus the mutual information, in nats, of the states that a removal joins, summed over removed blocks.
+    """Minus the mutual information, in nats, of the states around what is removed, summed over removed blocks.
 
     Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So a token's
     states h_i and h_j are projected onto one random direction u, which suits both states because all blocks share

@@ -146,7 +146,7 @@ class ScoreBook:
         return min(max(samples, self.estimate.least), self.samples)
 
     def _samples_known(self, mask: Mask) -> int:
-        """The number of samples for which this cell's journal has a mask's terms."""
+        """The number of samples for which this cell's journal has the terms (losses) of a mask."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:

@@ -161,7 +161,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Yield each model with its data: windows with the text of the first model's windows, and shared items."""
+    """Yield each model with its data: for all the same items, and windows of the same text."""
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
