@@ -96,11 +96,11 @@ def _products(module: Any, settings: Training) -> float:
     return 2 * float(passes * kept * block + 2 * head + teacher)
 
 
-def ours(model: Any, settings: Training, text: Any) -> Callable[[int], float]:
+def ours(model: Any, settings: Any, text: Any) -> Callable[[int], float]:
     """A function that takes one training step as the program does, and returns the loss."""
     smaller = smaller_model(model, MASK)
     if settings.adapter:
-        trained: list[Any] = add_adapters(smaller, 16, 32.0, 0)
+        trained = add_adapters(smaller, settings.rank, settings.alpha, settings.seed)
     else:
         trained = list(smaller.block_weights().values())
     trainer = Trainer(smaller, trained, text, settings, model.module if settings.losses.kl else None)

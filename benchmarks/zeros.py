@@ -1,4 +1,4 @@
-"""Set weights to zero with Wanda or SparseGPT, for `docs/when.md`. This needs llm-compressor, not this program.
+"""Set weights to zero with Wanda or SparseGPT, for `depth-pruning compare`. Needs llm-compressor, not this program.
 
 python zeros.py MODEL WINDOWS OUT {wanda,sparsegpt} {20,2:4}
 

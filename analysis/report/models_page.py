@@ -114,8 +114,8 @@ SIDES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
 def _name(axes: Axes, names: Iterable[str], across: Iterable[float], up: Iterable[float]) -> None:
     """Write each name at the nearest place where it covers neither a point nor another name."""
     places = [(float(x), float(y)) for x, y in zip(across, up, strict=True)]
-    dots = [Bbox.from_extents(*(at - 4), *(at + 4)) for at in axes.transData.transform(places)]
-    taken, inside = [*dots], axes.get_window_extent()
+    taken = [Bbox.from_extents(*(at - 4), *(at + 4)) for at in axes.transData.transform(places)]
+    inside = axes.get_window_extent()
     for name, place in zip(names, places, strict=True):
         for distance, (dx, dy) in product(DISTANCES, SIDES):
             text = axes.annotate(

@@ -284,7 +284,7 @@ def _row(own: MeasuredModel, first: MeasuredModel) -> ModelRow:
         prefill=run["pruned"]["prefill_per_second"],
         decode=run["pruned"]["decode_per_second"],
         parameters=sizes["pruned"]["parameters"],
-        # For a cell, the bytes of an export. A packaged model is kept in a form of its own, which says nothing.
+        # For a cell, the bytes of an export. The kept copy of a packaged model has another precision.
         disk=sizes["pruned"]["bytes"] if one.done or model.source == "packaged" else _stored_bytes(model),
         memory=run["pruned"]["peak_memory"],
         other_tokens=[*one.others],

@@ -21,9 +21,8 @@ from analysis.report import models_page
 from analysis.report import page as report_page
 from pruning.core.model_table import ModelRow, ModelTable
 from pruning.core.records import SpreadRecord
+from tests.analysis.report.test_sentences import check_golden
 from tests.helpers.analysis_grid import ONE, SMALL, write
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 class ParsedPage(HTMLParser):
@@ -124,23 +123,17 @@ def test_a_study_of_one_cell_has_a_page(metrics: tuple[str, ...], tmp_path: Path
     assert 'id="refused"' in text
 
 
-def check_golden(name: str, text: str) -> None:
-    """The page without pictures, style and script; if a change is meant, delete the file and run the test twice."""
-    found = re.sub(
+def bare(text: str) -> str:
+    """The page without pictures, style and script."""
+    return re.sub(
         r"(?<=[\"'])data:[^\"']*|(?s:(?<=<style>).*?(?=</style>)|(?<=<script>).*?(?=</script>))", "", text
     )
-    path = GOLDEN / name
-    if not path.exists():
-        path.write_text(found, encoding="utf-8")
-        pytest.fail(f"{path} was written")
-    assert found == path.read_text(encoding="utf-8")
 
 
 def test_the_page_of_one_cell_is_that_of_the_golden_file(tmp_path: Path) -> None:
     write(tmp_path, ONE)
-    check_golden(
-        "one.html", report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text("utf-8")
-    )
+    text = report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text("utf-8")
+    check_golden("one.html", bare(text))
 
 
 SPREAD: SpreadRecord = {"median": 20.0, "low": 19.0, "high": 21.0}
@@ -176,7 +169,7 @@ def test_the_page_of_models_is_that_of_the_golden_file(tmp_path: Path) -> None:
     table.write(tmp_path)
     text = models_page.write(tmp_path).read_text("utf-8")
     assert "<smaller>" not in text
-    check_golden("models.html", text)
+    check_golden("models.html", bare(text))
 
 
 def test_names_of_models_at_one_point_do_not_overlap() -> None:
