@@ -137,7 +137,7 @@ def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
 
 
 def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
-    """The rows of all pairs of a cell for `ours` and one for the rest, with equal search and protected blocks."""
+    """Rows of pairs of cells with equal search and protected blocks; only the first has an objective in `ours`."""
     alike = labels(cells, ["algo", "protect_first", "protect_last"])
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)

@@ -22,11 +22,11 @@ from pruning.core.mask import Latency
 from pruning.core.scoring import NearTies, Racing
 from pruning.healing.heal_settings import SELECTING
 from pruning.models.handle import Model
-from pruning.runs.cell import Cell, Protect
+from pruning.runs.cell import Cell, Command, Protect
 
 COMMAND = ("launcher", "guide", "minutes", "tasks")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
-PLAIN = ("ratio", "k", "seed", "study", "unit", "budget", "max_evaluations")
+PLAIN = ("ratio", "k", "seed", "unit", "budget", "max_evaluations")
 SETTINGS = {"racing": Racing, "near_ties": NearTies, "latency": Latency}
 
 
@@ -91,9 +91,13 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     return Cell(
         evaluation=built.pop("eval"),
         protect=Protect(**plain["protect"]),
-        results=results,
-        export=None if export is None else _folder("export", export),
-        share=plain["scores"]["share"],
+        command=Command(
+            results,
+            study,
+            built.pop("tracker"),
+            share=plain["scores"]["share"],
+            export=None if export is None else _folder("export", export),
+        ),
         config=config,
         **{name: plain[name] for name in PLAIN},
         **built,

@@ -89,8 +89,8 @@ class LocalFiles:
 
     If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet`
     files, cut into windows as in `Corpus`. Files of items contain JSON lines or a JSON array, in the forms of
-    `calibration.item_files`. Each choice is scored as the continuation of the filled-in template and a
-    space; `templates` maps a name in `items` to the template of that file. `acc/<name>` is lm-eval's `acc_norm`,
+    `calibration.item_files`. Each choice is scored as the continuation of the filled-in template, after
+    a space; `templates` maps a name in `items` to the template of that file. `acc/<name>` is lm-eval's `acc_norm`,
     and `acc_plain/<name>` its `acc`. `limit` bounds the numbers of windows and items. `scorer` is as in `EvalTask`.
     """
 

@@ -151,8 +151,8 @@ def check_export(cell: Cell) -> None:
     from pruning.export.gguf_export import check_gguf_target, find_gguf
     from pruning.models.gguf import check_known, open_gguf
 
-    assert cell.export is not None
-    out = cell.export
+    assert cell.command.export is not None
+    out = cell.command.export
     if isinstance(cell.compensation, Magnitude):
         raise InputError(f"export={out}: {FACTORS}")
     output_dir.check_place(out, cell.model)
@@ -165,9 +165,9 @@ def check_export(cell: Cell) -> None:
             )
         check_gguf_target(out, {"mask": None if (done := cell.done()) is None else done["mask"]})
         check_known(open_gguf(find_gguf(cell.model)[0]))
-    elif cell.results.is_relative_to(out):
+    elif cell.command.results.is_relative_to(out):
         raise InputError(
-            f"export={out} contains the results folder {cell.results}: choose another directory."
+            f"export={out} contains the results folder {cell.command.results}: choose another directory."
         )
     elif (earlier := output_dir.check_target(out)) is not None and earlier.get("cell") != cell.key:
         raise InputError(

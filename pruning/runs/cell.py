@@ -38,6 +38,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Command:
+    """The arguments of the command that runs a cell. None of them changes the cell's result."""
+
+    results: Path  # the folder of all results
+    study: str
+    tracker: Tracker
+    share: bool  # whether losses are shared with other cells
+    export: Path | None = None  # the directory for the smaller model
+    alone: bool = False  # whether the cell is the command's only one, so nothing else reads its losses
+
+
+@dataclass(frozen=True)
 class Cell:
     """One configuration of the grid. Two cells with the same `key` are the same cell."""
 
@@ -47,17 +59,13 @@ class Cell:
     algo: Algo
     compensation: Compensation
     evaluation: Evaluation
-    tracker: Tracker
     ratio: float | None
     k: int | None
     protect: Protect
     seed: int
-    study: str
-    results: Path
-    export: Path | None  # the directory for the smaller model
-    share: bool
     racing: Racing
     near_ties: NearTies
+    command: Command
     config: Mapping[str, Any]
     unit: str = "block"
     budget: str = "parameters"
@@ -65,7 +73,6 @@ class Cell:
     # Training of the pruned model. Like the evaluation, it is not part of the key.
     heal: Any = dataclasses.field(default_factory=NoHealing)
     max_evaluations: int | None = None  # the search stops after this number of distinct masks
-    alone: bool = False  # whether this is the command's only cell, so nothing else reads its losses
 
     @cached_property
     def key(self) -> str:
@@ -115,10 +122,14 @@ class Cell:
         most = self.algo.evaluations(space)
         return most if self.max_evaluations is None else min(most, self.max_evaluations)
 
+    def under(self, **arguments: Any) -> Cell:
+        """The same cell under a command with other arguments."""
+        return dataclasses.replace(self, command=dataclasses.replace(self.command, **arguments))
+
     @property
     def folder(self) -> Path:
         """The folder of this cell's files."""
-        return self.results / self.key
+        return self.command.results / self.key
 
     def result(self) -> records.Result | None:
         """The recorded result, or None. Raises ForeignError if the folder contains another cell's result."""
@@ -303,7 +314,7 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
     shape, unit, here = cell.latency, cell.removal.mask_unit, device_name(model.module)
     what = {"model": cell.model.identity(), "unit": unit, **cell.model.placement()}
     what |= {"latency": dataclasses.asdict(shape), "revision": model.info.revision}
-    path = cell.results / "latency" / f"{digest(what)}.json"
+    path = cell.command.results / "latency" / f"{digest(what)}.json"
 
     def table() -> list[float]:
         lock = path.parent / ".locks" / path.name

@@ -143,7 +143,8 @@ def _extended(
         evaluation = measurements.without_healed(evaluation)
     if SPEED not in prepared.data:
         paths = {
-            name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
+            name: measure.path(name, whole).relative_to(cell.command.results).as_posix()
+            for name in prepared.data
         }
         measured = measure(whole).metrics
         evaluation["healed"] = {**evaluation.get("healed", {}), **measured}

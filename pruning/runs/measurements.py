@@ -161,7 +161,7 @@ def evaluate_mask(
 
     def measure(kind: str, one: Mask, evaluator: Evaluator, *beside: Mask) -> dict[str, Any]:
         for name in data:
-            files[name][kind] = evaluator.path(name, one).relative_to(cell.results).as_posix()
+            files[name][kind] = evaluator.path(name, one).relative_to(cell.command.results).as_posix()
         measured = evaluator(one, beside)
         new["how"] = measured.how
         return measured.metrics
@@ -204,7 +204,7 @@ def mask_evaluator(
     maps = None if repair is None else repair.sha256
     ending = "" if healed is None else f"-healed-{healed['weights_sha256'][:16]}"
     folders = {
-        name: prepared.cell.results
+        name: prepared.cell.command.results
         / "evaluation"
         / f"{evaluation_key(prepared, info, name, factors, maps)}{ending}"
         for name in prepared.data
@@ -214,7 +214,8 @@ def mask_evaluator(
     whole = "the dense model" if healed is None else "the healed model"
     dense = {
         name: measurement_path(
-            prepared.cell.results / "evaluation" / evaluation_key(prepared, info, name), Mask(info.n_blocks)
+            prepared.cell.command.results / "evaluation" / evaluation_key(prepared, info, name),
+            Mask(info.n_blocks),
         )
         for name in prepared.data
     }

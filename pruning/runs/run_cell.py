@@ -96,14 +96,14 @@ def _run(prepared: Prepared) -> records.DoneResult:
     cell, samples, started = prepared.cell, prepared.samples, records.now()
     save_config(cell, cell.config)
     if collectives.is_first():
-        samples.save(cell.results / "calibration")
+        samples.save(cell.command.results / "calibration")
     model = model_of(cell)
     forward = forward_of(model)
     space = cell_space(cell, model)
     measurements.check_repair(prepared, forward, space.unit)
     key = score_key(prepared, model.info, space.unit)
     # Raises ForeignError if the cell's journal belongs to other samples or weights.
-    claim(cell.results, key, cell.key)
+    claim(cell.command.results, key, cell.key)
     scales = None
     if isinstance(cell.compensation, Magnitude):
         scales = magnitudes(forward, samples.rows, space.unit)
@@ -158,14 +158,16 @@ def _search(cell: Cell, space: Space, losses: Calibrated, key: str) -> tuple[Sol
 
     def journal(name: str) -> Journal:
         opened = Journal.open(cell.folder / name, space.n_blocks, estimate, space.unit)
-        if cell.share:
-            opened.others = Store(cell.results, key, cell.key, space.n_blocks, space.unit, estimate, name)
+        if cell.command.share:
+            opened.others = Store(
+                cell.command.results, key, cell.key, space.n_blocks, space.unit, estimate, name
+            )
         return opened
 
     own = journal(scoring.NAME)
     single = FloatLoss(losses.in_float32, journal(scoring.FLOAT32)) if losses.in_half else None
     limits = cell.near_ties, cell.max_evaluations
-    problem = Problem(cell.algo, space, cell.seed, cell.racing, *limits, bounds=cell.alone)
+    problem = Problem(cell.algo, space, cell.seed, cell.racing, *limits, bounds=cell.command.alone)
     title = f"{cell.model.name} {cell.option('objective')} {cell.option('algo')}"
     path, running, saved = cell.folder / COST, losses.forward.cost, Cost()
     earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def run_study(configs: Sequence[Composed]) -> int:
         configs = task_cells.expanded(configs, study)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
     if len(cells) == 1:
-        cells = [replace(cells[0], alone=True)]
+        cells = [cells[0].under(alone=True)]
     guided, minutes = (configs[0][0].get(name) for name in ("guide", "minutes"))
     if guided:
         cells = [check_guided(cells, launcher, minutes)]
@@ -80,7 +80,7 @@ def run_study(configs: Sequence[Composed]) -> int:
         return INTERRUPTED
     record_cells(cells, outcome)
     if guided and cells[0].key in outcome.done:
-        say_result(outcome.done[cells[0].key], cells[0].results)
+        say_result(outcome.done[cells[0].key], cells[0].command.results)
         _export(cells[0], outcome)
         say_where(cells[0])
     else:
@@ -96,7 +96,7 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
     from pruning.runs.prepare import check_cell
 
     def check_command() -> None:
-        if any(cell.export is not None for cell in cells) and len(cells) > 1:
+        if any(cell.command.export is not None for cell in cells) and len(cells) > 1:
             raise errors.InputError(
                 f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by "
                 "one with `depth-pruning export CELL out=DIR`."
@@ -108,15 +108,15 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
                 "torchrun works with launcher=local only: the other launchers start the ranks of each job "
                 "themselves; set model.resources.ranks."
             )
-        if isinstance(launcher, Slurm) and not launcher.wait and cells[0].export is not None:
+        if isinstance(launcher, Slurm) and not launcher.wait and cells[0].command.export is not None:
             raise errors.InputError(
                 "export=DIR needs the finished cell: leave launcher.wait=true, or export it later."
             )
         launcher.check({cell.model.name: cell.model.resources for cell in cells})
 
     run_checks([*(partial(check_cell, cell) for cell in cells), check_command])
-    storage.check_writable(cells[0].results)
-    if cells[0].export is not None:
+    storage.check_writable(cells[0].command.results)
+    if cells[0].command.export is not None:
         from pruning.export.pipeline import check_export
 
         collectives.on_first(lambda: check_export(cells[0]))
@@ -124,10 +124,10 @@ def _check(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm) -> No
 
 def _export(cell: Cell, outcome: Outcome) -> None:
     """If the command asks for an export, write the smaller model and print a summary."""
-    if cell.export is not None and cell.key in outcome.done and collectives.is_first():
+    if cell.command.export is not None and cell.key in outcome.done and collectives.is_first():
         from pruning.export.pipeline import export_cell
 
-        say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")
+        say(f"\n{export_cell(cell.folder, cell.command.export, cell.heal.trains)}")
 
 
 def _route(cells: Sequence[Cell], outcome: Outcome, settings: TaskStudy) -> None:
@@ -216,7 +216,7 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
                 f"two configurations of cell {cell.key} differ only in {', '.join(other)}, which is not part of a "
                 "cell's key. Run a separate command for each value."
             )
-    if len({cell.results for cell in cells}) > 1:
+    if len({cell.command.results for cell in cells}) > 1:
         raise errors.InputError(
             "paths.results differs between cells: run a separate command for each folder."
         )
@@ -244,9 +244,9 @@ def note_study(cells: Sequence[Cell]) -> None:
         return
     from filelock import FileLock
 
-    results = cells[0].results
-    for name in dict.fromkeys(cell.study for cell in cells):
-        keys = [cell.key for cell in cells if cell.study == name]
+    results = cells[0].command.results
+    for name in dict.fromkeys(cell.command.study for cell in cells):
+        keys = [cell.key for cell in cells if cell.command.study == name]
         if {*keys} <= {*records.read_study(results, name)}:
             continue
         (results / "studies").mkdir(parents=True, exist_ok=True)
@@ -272,7 +272,7 @@ def run_cells(cells: Sequence[Cell], launcher: InProcess | LocalPool | Slurm, ou
     _log_sizes(prepared)
     _track("start", cells)
     if isinstance(launcher, LocalPool):
-        _take(launcher.run(cells[0].results, tasks(prepared), str(Path.cwd())), pending, outcome)
+        _take(launcher.run(cells[0].command.results, tasks(prepared), str(Path.cwd())), pending, outcome)
     else:
         _run_here(prepared, outcome)
 
@@ -355,7 +355,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Slurm, o
 
     Raises InputError if a waiting or running job has other settings of `eval` or `heal` than this command.
     """
-    results = cells[0].results
+    results = cells[0].command.results
     with submission_lock(results):
         states, records = cell_states(results, [cell.key for cell in pending]), latest(results)
         flying = [cell for cell in pending if cell.key in states and states[cell.key].state.in_flight]
@@ -408,7 +408,7 @@ def _track(step: str, cells: Sequence[Cell], *folders: Sequence[Path]) -> None:
     if not collectives.is_first():
         return
     try:
-        getattr(cells[0].tracker, step)(cells[0].results, *folders)
+        getattr(cells[0].command.tracker, step)(cells[0].command.results, *folders)
     except Exception as error:
         log.warning(
             "the tracker could not %s (%s): results are safe; run `depth-pruning track RESULTS`, with "
@@ -428,7 +428,7 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
         "outcome.txt.jinja",
         outcome=outcome,
         count=len(cells),
-        results=cells[0].results,
+        results=cells[0].command.results,
         done=text_tables.results(done) if done else "",
         failures=text_tables.failures(outcome.failed.values()),
     )
@@ -440,5 +440,5 @@ def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
     jobs = f"\n{len(outcome.submitted)} jobs keep running." if outcome.submitted else ""
     say(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
-        f"in {cells[0].results}.{jobs}\nTo resume, run the same command again:\n    {typed_command()}"
+        f"in {cells[0].command.results}.{jobs}\nTo resume, run the same command again:\n    {typed_command()}"
     )

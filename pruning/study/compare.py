@@ -76,24 +76,24 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
         if same := [other.place for other in models[:number] if other.name == one.name]:
             raise InputError(f"{same[0]} and {one.place} are both named {one.name}: rename one of them.")
     models = [*_with_data(models)]
-    storage.check_writable(base.results)
+    storage.check_writable(base.command.results)
     lengths = [one.cell.model.context_length for one in models]
     speed = usual_speed(min((most for most in lengths if most is not None), default=None))
     measured: list[MeasuredModel] = []
     for number, one in enumerate(models, start=1):
         log.info("model %d of %d: %s", number, len(models), one.name)
-        measured.append(_measured(one, speed, base.results))
+        measured.append(_measured(one, speed, base.command.results))
     (run,), device = measured[0].speed["runs"], measured[0].speed["device"]
     timed = {name: run[name] for name in ("batch", "prompt", "new_tokens")} | {"device": device}
     rows = [_row(found, measured[0]) for found in measured]
     table = ModelTable(rows, base.config["eval"], timed, [*_notes(models)])
     named = storage.digest([[row.name, row.revision, row.dtype] for row in rows] + [table.evaluation])
-    folder = base.results / FOLDER / f"{models[0].name}-{named}"
+    folder = base.command.results / FOLDER / f"{models[0].name}-{named}"
     table.write(folder)
     page = draw(folder)
-    if isinstance(base.tracker, MLflow):
+    if isinstance(base.command.tracker, MLflow):
         try:
-            base.tracker.record_models(base.results, folder)
+            base.command.tracker.record_models(base.command.results, folder)
         except PruningError as error:
             log.warning("the models are not recorded in MLflow (%s): run the same command again", error)
     notes = [textwrap.fill(note, WIDTH) for note in table.notes]
@@ -207,7 +207,7 @@ def _measured(one: ComparedModel, speed: Any, results: Path) -> MeasuredModel:
     from pruning.healing.loop import read_weights, smaller_model
     from pruning.models.output_maps import read_repair, repaired
 
-    done, model, cell = one.done, one.cell.model, replace(one.cell, results=results)
+    done, model, cell = one.done, one.cell.model, one.cell.under(results=results)
     ready = Prepared(cell, Samples("text", "", (), 0), one.data, None)
     timed = replace(ready, cell=replace(cell, evaluation=speed), data=speed.data(None))
     info = ModelInfo(model.name, model.origin, model.recorded_revision, model.n_blocks, model.dtype, 0)

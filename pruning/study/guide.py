@@ -45,7 +45,7 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
     if not isinstance(launcher, InProcess):
         raise InputError("guide=true needs launcher=local: it measures the machine that it runs on.")
     (cell,) = cells
-    return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
+    return cell if cell.command.export is not None else cell.under(export=cell.folder / SMALLER)
 
 
 PLANS = "plans"  # the folder of decided settings, with which a repeated command continues
@@ -58,7 +58,10 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
-    asked, path = cell, cell.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json"
+    asked, path = (
+        cell,
+        cell.command.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json",
+    )
     if path.exists():
         kept = {group: settings for group, settings in cell.config.items() if group not in DECIDED}
         cell = _at_home(dataclasses.replace(recorded_cell(kept | read_json(path)), model=cell.model), asked)
@@ -81,14 +84,14 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
     written = sum(path.stat().st_size for path in cell.folder.rglob("*") if path.is_file())
-    check_writable(cell.results, found.disk - written)
+    check_writable(cell.command.results, found.disk - written)
     later = f", {bytes_text(found.trunk)} of it only for a longer training later" if found.trunk else ""
     say(
         f"takes    about {duration_text(sum(found.parts.values()))} on {machine()}: {parts}\n"
         f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
         f"disk     about {bytes_text(found.disk)}{later}\n"
         + "".join(f"decided  {line}\n" for line in said)
-        + f"writes   {cell.export}\n"
+        + f"writes   {cell.command.export}\n"
         "It can be stopped at any moment; the same command continues."
     )
     if found.memory > found.available:
@@ -100,8 +103,8 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:
     """The decided cell with the export directory of `asked`, or with its own default if `asked` has the default."""
-    own = asked.export == asked.folder / SMALLER
-    return dataclasses.replace(cell, export=cell.folder / SMALLER if own else asked.export)
+    own = asked.command.export == asked.folder / SMALLER
+    return cell.under(export=cell.folder / SMALLER if own else asked.command.export)
 
 
 def say_result(result: DoneResult, results: Path) -> None:
@@ -120,13 +123,13 @@ def say_result(result: DoneResult, results: Path) -> None:
 
 def say_where(cell: Cell) -> None:
     """Print where the model's card and cell are, what may be deleted, and the command to browse results."""
-    assert cell.export is not None
-    say(f"card    {cell.export / 'README.md'}\ncell    {cell.folder}")
+    assert cell.command.export is not None
+    say(f"card    {cell.command.export / 'README.md'}\ncell    {cell.folder}")
     if size := sum(path.stat().st_size for path in cell.folder.glob("healed/trunk-*/*")):
         say(
             f"        {cell.folder / 'healed'}/trunk-* ({bytes_text(size)}) is needed only for a longer training"
         )
-    say(f"look    depth-pruning ui {cell.results}")
+    say(f"look    depth-pruning ui {cell.command.results}")
 
 
 def timed(cell: Cell, done: DoneResult) -> DoneResult:

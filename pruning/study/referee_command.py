@@ -54,11 +54,11 @@ def run_referee(words: Sequence[str]) -> int:
         for name in getattr(asked, option):
             if name not in known:
                 raise unknown(f"{option} in --{option}", name, known)
-    referee = Referee(cell.results, cell.model, asked.model, evaluation.limit)
+    referee = Referee(cell.command.results, cell.model, asked.model, evaluation.limit)
     if asked.dry_run:
         say(_dry_run(rows, referee))
         return 0
-    storage.check_writable(cell.results)
+    storage.check_writable(cell.command.results)
     if lacking := measure.missing(rows, referee):
         raise InputError(
             "\n  ".join(["These are missing, so nothing was measured:", *lacking]) + f"\n{measure.HELP}"
@@ -69,7 +69,7 @@ def run_referee(words: Sequence[str]) -> int:
     done = sum(referee.known(request) is not None for request in requests)
     log.info("%s; %d of %d measurements are known", _counts(rows), done, len(requests))
     found = measure.explained(rows, dict(referee.measure(requests)))
-    folder = cell.results / measure.FOLDER
+    folder = cell.command.results / measure.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     table = {"tolerance": measure.TOLERANCE, "rows": list(map(measure.record, found))}
     storage.write_json(folder / "table.json", table)

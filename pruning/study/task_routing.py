@@ -69,7 +69,7 @@ def route_group(cells: Sequence[Cell], results: Sequence[DoneResult], settings: 
     fitted_router.save_router(folder, router, fitted_router.model_record(model, cell.model))
 
     numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, settings.target)
-    record = {"study": cell.study, **described, **numbers}
+    record = {"study": cell.command.study, **described, **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
     record["router"] |= {"target": settings.target, "blocks": blocks, "strengths": strengths}
     record["environment"] = provenance(started, str(model.device))
@@ -108,7 +108,9 @@ def _folder(cell: Cell, tasks: Sequence[TaskData], sets: Mapping[str, Any]) -> P
     size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
     unit = "" if cell.unit == "block" else f"-{cell.unit}"
     stem = f"{cell.model.name}-{cell.option('objective')}-{cell.option('algo')}-{size}{unit}-s{cell.seed}"
-    return cell.results / fitted_router.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
+    return (
+        cell.command.results / fitted_router.FOLDER / f"{stem}-{digest([cell.model.identity(), sets, data])}"
+    )
 
 
 def _scores(

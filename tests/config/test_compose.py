@@ -32,7 +32,7 @@ def test_a_record_names_options_and_classes_only(cell: Cell) -> None:
 def test_a_record_gives_the_same_cell(cell: Cell) -> None:
     again = recorded_cell(cell.config)
     assert (again.key, again.config) == (cell.key, cell.config), "with the names of all options"
-    assert (again.algo, again.evaluation, again.tracker) == (cell.algo, cell.evaluation, cell.tracker)
+    assert (again.algo, again.evaluation, again.command) == (cell.algo, cell.evaluation, cell.command)
 
 
 def test_classes_within_classes_are_built() -> None:

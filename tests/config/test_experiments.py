@@ -60,7 +60,12 @@ def test_every_cell_of_a_grid_is_valid(experiment: str, tmp_path: Path) -> None:
 
 def test_compress_is_one_cell_that_every_setting_can_change() -> None:
     plain = cell("experiment=compress")
-    assert (plain.study, plain.ratio, plain.unit, plain.heal.source) == ("compress", 0.2, "block", "embedded")
+    assert (plain.command.study, plain.ratio, plain.unit, plain.heal.source) == (
+        "compress",
+        0.2,
+        "block",
+        "embedded",
+    )
     assert (plain.calibration.samples, plain.evaluation.texts) == (64, ["wikipedia_sample", "novel"])
     words = ("unit=sublayer", "heal=none", "eval=heldout", "calibration=pydoc", "compensation=none", "k=3")
     changed = cell("experiment=compress", *words)

@@ -194,8 +194,8 @@ def test_healing_a_copied_cell_writes_only_where_the_command_says(
     folder = tmp_path / recorded_cell(config).key
     write(folder / "result.json", result_of(changed(config, name, value)))
     cell = heal_command.cell_of([str(folder), "heal=full", "tracker=none"])
-    assert (cell.folder, cell.export) == (folder, None)
-    assert isinstance(cell.tracker, NoTracker)
+    assert (cell.folder, cell.command.export) == (folder, None)
+    assert isinstance(cell.command.tracker, NoTracker)
 
 
 SEARCH = ("k=2", "algo=greedy")

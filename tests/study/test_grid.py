@@ -31,7 +31,7 @@ from tests.helpers.launchers import submission, task
 
 def cell(results: Path, key: str, study: str = "test") -> Cell:
     """A cell with the attributes that `note_study` uses."""
-    return cast(Cell, SimpleNamespace(results=results, key=key, study=study))
+    return cast(Cell, SimpleNamespace(key=key, command=SimpleNamespace(results=results, study=study)))
 
 
 def listed(results: Path, study: str = "test") -> list[str]:
