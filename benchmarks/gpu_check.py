@@ -180,7 +180,7 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
 
 
 def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """A random Llama on the device `where`, in the precision `dtype`. Every call returns a model of equal weights."""
+    """A random Llama on the device `where`, in the precision `dtype`. Every call gives it the same weights."""
     model = tiny_llama(BLOCKS, where)
     return replace(model, module=model.module.to(dtype))
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _timed(model: Any) -> tuple[float, float]:
-    """Prompt tokens read and new tokens generated per second. Any tokens serve, as they do not change the time."""
+    """Prompt tokens read and new tokens generated per second. Any tokens will do: they do not affect the time."""
     model.reset()
     started = time.perf_counter()
     model.eval(list(range(100, 100 + PROMPT)))

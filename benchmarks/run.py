@@ -200,7 +200,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
 
 
 def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
-    """The seconds that the engine's matrix products in blocks and head would take at the speed of one large one."""
+    """The seconds that the engine's matrix products in blocks and head would take if as fast as one large product."""
     forward, module = side.forward, side.forward.model.module
     single = any(isinstance(layer, Float32Linear) for layer in module.modules())
     peak = peaks[torch.float32 if single else next(module.parameters()).dtype]
@@ -260,7 +260,7 @@ class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
     `settings` names the engine's settings; empty means the defaults. The baseline always runs `algo`,
-    without racing. The engine may race, and if `lazy` is a search, runs it instead of `algo`.
+    without racing. The engine may race. If `lazy` is a search, the engine runs `lazy` instead of `algo`.
     """
 
     name: str

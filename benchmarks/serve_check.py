@@ -77,7 +77,7 @@ def token_rows(model: str) -> list[list[int]]:
 def log_likelihoods(
     program: str, model: str, dtype: str, rows: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
-    """The log-likelihood per token of each piece but a row's first, given all earlier tokens of its row."""
+    """The log-likelihood per token of each piece, except a row's first piece, given all earlier tokens of the row."""
     import torch
     from lm_eval.api.registry import get_model
 

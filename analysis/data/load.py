@@ -218,7 +218,7 @@ def _measured(result: DoneResult, removal: Removal) -> dict[str, Any]:
 
 
 def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | None:
-    """A cell's budget; None if it removes a number of units. Raises ValueError if mask and settings disagree."""
+    """A cell's budget; None if the cell removes k units. Raises ValueError if mask and settings disagree."""
     if mask.unit != removal.mask_unit:
         raise ValueError(f"its mask is over units ({mask.unit}) that are not those of unit={removal.unit}")
     if removal.counted:
@@ -230,13 +230,13 @@ def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | 
 
 
 def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The records of the parts of combined calibration data, else empty. A part can be combined itself."""
+    """The records of the parts of combined calibration data; empty for other data. A part can be combined itself."""
     nested = (part for part in drawn.values() if isinstance(part, Mapping))
     return [part for part in nested if "source" in part or _parts(part)]
 
 
 def _data(drawn: Mapping[str, Any], whole: bool = False) -> str | None:
-    """The name of calibration data: the source, or a short name of the file or hub path (if `whole`, the path)."""
+    """The name of calibration data: the source or, for a file or hub data set, a short name (its path if `whole`)."""
     if parts := _parts(drawn):
         return " + ".join(str(_data(part, whole)) for part in parts)
     source, path = drawn.get("source"), drawn.get("path")

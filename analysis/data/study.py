@@ -161,7 +161,7 @@ def answers(
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
     """For each task (`acc/<task>`), an array (cells, items) of how correct each cell's answer to each item is.
 
-    If a cell's answers were not stored, or if cells have different items, there are no arrays but a reason.
+    If a cell's answers were not stored, or if cells have different items, the reason is returned in place of arrays.
     """
     found = {}
     read = [read_done(results / cell) for cell in cells] if tasks else []
@@ -183,8 +183,8 @@ def answers(
 def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One row for each state of each finished cell's mask, with a column for each kind in `metrics`.
 
-    Labels in `model` omit the compensation, so that all states of a mask are in one stratum. Healing counts only
-    with its most frequent settings; tokens and seeds may differ. States are sorted: pruned, repaired, healed.
+    Labels in `model` omit the compensation, so that all states of a mask are in one stratum. Healed states have the
+    most frequent settings of healing; tokens and seeds may differ. States are sorted: pruned, repaired, healed.
     """
     plain = cells[[name for name in cells if "/" not in str(name)]]
     repair = pd.Series(column(cells, "compensation", NO_COMPENSATION), cells.index)
@@ -205,7 +205,7 @@ def by_state(cells: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame
 
 
 def _tokens(cells: pd.DataFrame) -> pd.Series[int]:
-    """The number of tokens on which each mask was healed; 0 unless it was with the most frequent settings."""
+    """The number of tokens on which each mask was healed; 0 if not healed with the most frequent settings."""
     settings = column(cells, "healing", None)
     kinds = [None if one is None else comparable(one) for one in settings]
     counts = Counter(kind for kind in kinds if kind is not None)

@@ -38,7 +38,7 @@ Masks = dict[tuple[str, float], list[HealedMask]]
 
 
 def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
-    """Masks by (model, ratio), where two or more exist and some were healed or repaired; else NothingToRead."""
+    """Masks of each (model, ratio) with several masks, some of them repaired or healed. Can raise NothingToRead."""
     found = {
         stratum: masks
         for stratum, masks in healed_masks(results, done(frame), metric.names).items()

@@ -115,7 +115,7 @@ def _foot(cells: pd.DataFrame) -> str:
 
 
 def merged(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells. If an objective has three or more searches and all found the same masks, they get one name."""
+    """The cells. If three or more searches of an objective all found the same masks, these searches get one name."""
     parts = []
     for _, own in groups(cells, "objective"):
         alike = (own["status"] == "done").all() and own["algo"].nunique() > 2

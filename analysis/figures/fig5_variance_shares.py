@@ -33,7 +33,7 @@ Ratios = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def ratios(by_outcome: Mapping[str, Shares]) -> Ratios:
-    """For each outcome, two ratios of shares, each if known: calibration : search, and objective : search."""
+    """For each outcome, those ratios of shares that are known: calibration / search and objective / search."""
     found = {}
     for label, one in by_outcome.items():
         both = {"calibration : search": one.total_ratio, f"{one.objective} : search": one.objective_ratio}
@@ -117,8 +117,8 @@ def shares_of(
     """Shares of each outcome's variance, and one table of all numbers. Leaves out the exhaustive search.
 
     Perplexity and accuracy are outcomes only if they were measured. An accuracy has noise, because a task's items are
-    a sample; this noise is subtracted from the sums of squares. If the answers to single items were not kept, it is
-    unknown, and the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
+    a sample; this noise is subtracted from the sums of squares. If the answers to single items were not kept, the
+    noise is unknown, and the accuracy gets no shares. Raises NothingToRead if a named metric was not measured.
     """
     frame = done(study.frame)
     cells, items, lacking = rivals(frame), dict[str, Any](), ""
@@ -160,10 +160,10 @@ def shares_of(
 
 
 def calibration_perplexity(frame: pd.DataFrame) -> Shares:
-    """Shares of variance of ln(calibration perplexity : that of the dense model), in cells pruned for perplexity.
+    """Shares of variance of ln(pruned / dense calibration perplexity), in cells pruned for perplexity.
 
-    Data sets differ in perplexity even for the dense model, so only the rise above it shows the effect of removal.
-    Raises NothingToRead if no cell was pruned for perplexity.
+    Data sets differ in perplexity even for the dense model, so only the rise above the dense model's perplexity
+    shows the effect of removal. Raises NothingToRead if no cell was pruned for perplexity.
     """
     cells = rows_of(frame, objective="perplexity")
     if cells.empty:

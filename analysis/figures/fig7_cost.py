@@ -84,7 +84,7 @@ def _names(axes: Axes, costs: pd.Series[float]) -> None:
 
 
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str, Trace]) -> pd.DataFrame:
-    """One row per search, for each objective, model and k: mean costs, and the excess over the best known mask.
+    """One row per search, for each objective, model and k: mean costs, and the excess loss over the best known mask.
 
     `traces` has the scores over all samples. `lines` also has the partial scores of races, which take time too.
     """

@@ -35,9 +35,9 @@ PAPER = {
 def aggregate(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
-    `asked` is the number of all cells of a row, and `cells` that of finished cells with the metric. `mean` and `sd`
-    (ddof 1) are over the latter. For perplexities, `geometric` and `factor` are exp(mean) and exp(standard
-    deviation) of their logarithms. `paper` is the published average, if any.
+    `asked` is the number of all cells of a row, and `cells` the number of its finished cells with the metric, over
+    which `mean` and `sd` (ddof 1) are taken. For perplexities, `geometric` and `factor` are exp(mean) and
+    exp(standard deviation) of their logarithms. `paper` is the published average, if any.
     """
     finished = done(frame)
     values = finished.assign(value=metric.of(finished), dense=metric.of(finished, "dense"))
@@ -64,7 +64,7 @@ UNPRUNED = "nothing removed"
 
 
 def outcome_texts(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The rows of `aggregate` as strings: a row per objective and search, below a row of unpruned models.
+    """The rows of `aggregate` as strings: a row of unpruned models, then a row per objective and search.
 
     Each model and k has a column, and a second column for the paper's numbers if there are any.
     """

@@ -63,7 +63,7 @@ def drawing(table: ModelTable) -> Drawing:
 
 
 def draw(pair: Sequence[Axes], table: ModelTable) -> pd.DataFrame:
-    """Draw quality against speed and against bytes on disk: bits per byte of the first text, or else an accuracy."""
+    """Draw quality (bits per byte of the first text, else an accuracy) against speed and against bytes on disk."""
     first, (left, right) = table.rows[0], pair
     others = [metric for metric in metrics_among(first.metrics) if kind_of(metric) != "ppl"]
     metric = next(iter(first.bits), None) or others[0]

@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
-    """The parts of the summary, keyed by name; and for each part that lacks its numbers, heading and reason."""
+    """The parts of the summary, keyed by name; also, the heading of each part without numbers, and the reason."""
     found, lacking = {}, []
     for name, (heading, sentences, tables) in PARTS.items():
         if name != "relative" or compared(m):
@@ -98,7 +98,7 @@ def certainty(m: StudyData) -> list[str]:
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
-    """A sentence about what could not be computed, and why. `lacking` has known pairs (what, why)."""
+    """A sentence about what could not be computed, and why. `lacking` has a part of this as pairs (what, why)."""
     found = list(lacking)
     if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]
@@ -139,7 +139,7 @@ Range = tuple[str, float, float]  # a factor, and the lowest and highest mean nu
 
 
 def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
-    """For each model and size, yield a label, k, how many blocks each factor changes, and how many chance does."""
+    """Yield per model and size: a label, k, how many blocks each factor changes, and how many differ by chance."""
     for (model, k), cells in groups(m.judged.cells, STRATUM):
         own = [one for one in m.changes if (one.model, one.k) == (model, k)]
         ranges = []

@@ -85,7 +85,7 @@ def _searches(m: StudyData) -> Judgement:
 
 
 def _one_shot(m: StudyData) -> Judgement:
-    """The share of the loss added by one-shot's mask that the best known mask does not add, on the same samples."""
+    """By what share the best known mask reduces the loss that one-shot's mask adds, on the same samples."""
     if m.gains.empty:
         return _open("needed are one_shot and another search")
     verdicts, rows = [], []

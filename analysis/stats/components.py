@@ -70,9 +70,9 @@ class Design:
     def shares(
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
-        """Shares of an outcome's variance. `of` has its coordinates in each of the `strata`, in order. `items`
-        (cells, items), if given, is the noise of items (`item_noise`), which is resampled and subtracted from
-        sums of squares. Strata with too few cells or with equal outcomes are left out.
+        """Shares of an outcome's variance. `of` has the outcome's coordinates in each of the `strata`, in
+        order. `items` (cells, items), if given, is the noise of items (`item_noise`), which is resampled and
+        subtracted from sums of squares. Strata with too few cells or with equal outcomes are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         if not used:
@@ -104,7 +104,7 @@ class Design:
         """The ratio objective : search, with a jackknife interval over draws on a logarithmic scale.
 
         The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
-        from the data set with the fewest draws, minus 1. With draws minus data sets as degrees of freedom,
+        from the data set with the fewest draws, minus 1. With the number of draws minus that of data sets instead,
         intervals for four data sets of three draws each covered only 78 to 88 percent of true values.
         """
 
@@ -301,7 +301,7 @@ class Stratum:
         return ""
 
     def squares(self, of: Coordinates) -> Matrix:
-        """The sum of squares of an outcome that each source in `names` explains (names,)."""
+        """For each source in `names`, the sum of squares of an outcome that it explains (names,)."""
         return _rounded(np.array([of.squares(self.bases[name].T @ of.x) for name in self.names]), of)
 
     def squares_of_items(self, items: Matrix | None) -> Matrix:
@@ -319,11 +319,11 @@ class Stratum:
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:
-        """What draw and residual add to each sum of squares in expectation. `components` has shape (..., names)."""
+        """What the sources draw and residual add to each sum of squares on average. `components` is (..., names)."""
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:
-        """Expand the last axis of `values` from `names` to EVERY source, in this order; the others get 0."""
+        """Expand the last axis of `values` from the sources `names` to all in EVERY; the others get 0."""
         whole = np.zeros((*values.shape[:-1], len(EVERY)))
         whole[..., [EVERY.index(name) for name in self.names]] = values
         return whole
@@ -359,7 +359,7 @@ def refusal(frame: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """Entry e: cell row[e] gets the deviation of cell donor[e], times factor[e] and the random weight column[e]."""
+    """Entry e: cell row[e] gets the deviation of cell donor[e], times factor[e] and random weight no. column[e]."""
 
     row: Labels
     donor: Labels
@@ -372,7 +372,7 @@ def borrowed(frame: pd.DataFrame) -> Borrowed:
     """The donors of every cell: cells that differ from it only in the draw (PANEL), with draws from the same data.
 
     The draws from the same data are put in a circle, and each draw borrows from itself and from the next draws. If
-    draws have repeated cells, the first borrows from the other draw's first cell, and so on. `factor` corrects the
+    draws have repeated cells, a draw's first cell borrows from another draw's first, and so on. `factor` corrects the
     variance of resampled deviations: deviations of m draws from their mean have (m - 1) / m of a draw's variance.
     """
     draw, data, same = (labels(frame, columns) for columns in (DRAW, DATA, PANEL))
@@ -558,8 +558,8 @@ def refused(note: str) -> Shares:
 def shares_of(components: Matrix) -> Matrix:
     """Shares (..., sources) of components (strata, ..., sources), averaged over strata.
 
-    Components are divided by their sum over the stratum's sources or, if the sum is smaller (some components can be
-    negative), by the largest of calibration, search and interaction. If no divisor is above zero, shares are 0.
+    Components are divided by the larger of two numbers: their sum over the stratum's sources (some can be
+    negative), and the largest of calibration, search and interaction. If no divisor is above zero, shares are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]

@@ -1,6 +1,6 @@
 """How many blocks another search, draw or objective changes, and what that costs in held-out perplexity.
 
-Two masks of k blocks that share s blocks differ in k - s. Each number is a mean over pairs of masks of one
+Two masks of k blocks that share s blocks differ in k - s blocks. Each number is a mean over pairs of masks of one
 model and size. Its 95 percent interval comes from leaving out one calibration draw at a time (`means`).
 """
 
@@ -28,8 +28,8 @@ Names = tuple[str, ...]
 class Change:
     """How many units of a mask change if one factor changes and all others stay the same.
 
-    If `factor` is OBJECTIVE, `objectives` are compared with `others` (on different data if `apart`);
-    otherwise, `objectives` has the only objective. `changed` is the mean number of changed units, with its
+    If `factor` is OBJECTIVE, `objectives` are compared with `others` (which read other data if `apart`);
+    otherwise, `objectives` has one objective. `changed` is the mean number of changed units, with its
     interval clipped to possible values. `chance` is the mean for random masks, `most` the largest possible
     mean, and `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that
     contain it. `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels
@@ -127,7 +127,7 @@ def _exp(mean: DrawMean) -> DrawMean:
 
 
 def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
-    """Yield pairs of groups of objectives. Those of a group read the same data; paired groups share no data."""
+    """Yield pairs of groups of objectives. Objectives of a group read the same data; paired groups share no data."""
     kinds: dict[frozenset[Any], list[str]] = {}
     for name, own in groups(cells, "objective", sort=False):
         kinds.setdefault(frozenset(own["calibration"]), []).append(str(name))
@@ -137,7 +137,7 @@ def _apart(cells: pd.DataFrame) -> Iterator[tuple[Names, Names]]:
 
 
 def _across(cells: pd.DataFrame, ours: Names) -> tuple[Labels, Labels]:
-    """Rows of pairs of cells with equal search and protected blocks; only the first has an objective in `ours`."""
+    """Rows of pairs of cells with equal search and protected blocks; only the first cell's objective is in `ours`."""
     alike = labels(cells, ["algo", "protect_first", "protect_last"])
     mine = cells["objective"].isin(ours).to_numpy()
     i, j = np.nonzero((alike[:, None] == alike) & mine[:, None] & ~mine)
@@ -165,7 +165,7 @@ class SearchLine:
 
     @property
     def correlation(self) -> float:
-        """Pearson's correlation of `gained` and `over`; NaN for fewer than three searches, or a constant one."""
+        """Pearson's correlation of `gained` and `over`; NaN if either is constant or has fewer than three values."""
         if len(self.gained) < 3 or not np.ptp(self.gained) or not np.ptp(self.over):
             return float("nan")
         return float(np.corrcoef(self.gained, self.over)[0, 1])

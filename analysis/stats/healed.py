@@ -2,7 +2,7 @@
 
 A state of a mask is what was done to it: nothing, repair, or healing on a number of tokens. If several cells found a
 mask, it counts once. Repair and healing depend on the calibration draw: maps are fitted to its samples, and healing
-does not train on them. So a state's losses are averaged over draws and seeds.
+leaves their text out of its training. So a state's losses are averaged over draws and seeds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 class HealedMask:
     """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
 
-    `states` has the losses of each run of a state. `runs` has each run's state, digest of the samples, and seed.
+    `states` has the losses of each run of a state. `runs` has each run's state, its samples' digest, and its seed.
     """
 
     mask: Mask

@@ -1,8 +1,8 @@
 """Means with 95 percent intervals over calibration draws, which are the only random part of a study's design.
 
-Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw
-are not independent, so a jackknife within data leaves out whole draws (Efron and Stein 1981; for pairs of
-masks, Arvesen 1969). The interval is Student's, with draws minus data sets as degrees of freedom.
+Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
+independent, so a jackknife within each data set leaves out whole draws (Efron and Stein 1981; for pairs of masks,
+Arvesen 1969). The interval is Student's, and its degrees of freedom are the number of draws minus that of data sets.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def jackknife(left: NDArray[np.float64], data: Labels) -> float:
 
 
 def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
-    """The mean without each draw (draws,); NaN if data would lose all pairs. `draw` and `data` are (2, pairs).
+    """The mean without each draw (draws,); NaN if some data have no pair left. `draw` and `data` are (2, pairs).
 
     Each combination of data sets keeps its weight, since only draws are random. Otherwise errors would be too small.
     """
@@ -141,8 +141,8 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    A setting is left out if a search has no cell in it, or one without an outcome (of `outcomes`) that its other
-    cells have. If no setting is complete, all cells are used, and the note says so.
+    A setting is left out if a search has no cell in it, or a cell that lacks an outcome (of `outcomes`) which
+    other cells of the search have. If no setting is complete, all cells are used, and the note says so.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)

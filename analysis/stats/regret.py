@@ -155,7 +155,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
     """The seconds that each finished cell would take if no scores were shared; `traces` include partial scores.
 
     If a mask was scored on a part of the samples, only that part counts. An objective that needs only one pass
-    of the dense model pays for this pass once. A score computed in another study costs the mean time.
+    of the dense model pays for this pass once. A score from another study costs the mean of known times.
     """
     found = pd.Series(np.nan, cells.index, name="seconds_alone")
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):

@@ -28,7 +28,7 @@ Removed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of first loss - second loss over `windows` windows, its 95 % interval and error, in nats per token."""
+    """First loss minus second, averaged over `windows` windows, with 95 % interval and error, in nats per token."""
 
     mean: float
     low: float

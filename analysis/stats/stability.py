@@ -87,7 +87,7 @@ def refusal(trace: Trace) -> str:
 
 
 def _plain_means(trace: Trace) -> bool:
-    """Whether each loss is the unweighted mean of its per-sample losses, which losses of mixed objectives are not."""
+    """Whether each loss is the unweighted mean of its per-sample losses; for mixed objectives, it is not."""
     means = np.array([score["samples"] for score in trace], float).mean(axis=1)
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
@@ -102,7 +102,7 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> float
 
 
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """For n up to half of the samples, how often two disjoint subsets of n samples choose equal masks (`pair`)."""
+    """For n up to half of the samples, `pair`: how often two disjoint subsets of n samples choose equal masks."""
     n_all = decision.losses.shape[1]
     half = n_all // 2
     rng = np.random.default_rng(seed)

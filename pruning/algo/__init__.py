@@ -72,9 +72,9 @@ class Ask:
 class Gates:
     """A request for d(term of sample s) / d(gate of unit i). The float64 answer has shape (samples, n_units).
 
-    A unit's gate a scales what the unit adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
-    the unit and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
-    the dense model minus its term without unit i. Secants need N + 1 losses: the dense model's and one per unit.
+    A unit turns the hidden state h into F(h). Its gate a scales what it adds: h becomes h + a * (F(h) - h). So a = 1
+    keeps the unit and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term
+    in the dense model minus its term without unit i. Secants need N + 1 losses: the dense model's and one per unit.
     """
 
 

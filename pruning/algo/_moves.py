@@ -1,7 +1,7 @@
 """Code shared by searches: the prior, random masks, moves between masks, and greedy paths.
 
 The paper calls its genetic and Bayesian searches "prior-guided" without defining the prior. Here unit i has the
-weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed; for a share of the cost, the
+weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed or, for a share of the cost, this
 loss's rise above the dense model's, per cost. T is the setting `temperature`, and scale is the median of s_i - min s.
 
 If k units are removed, a move is a swap: it restores one and removes another. If a share of the cost is removed, a
@@ -118,7 +118,7 @@ def extended(
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
     """The first mask outside `taken` on a random walk from `mask`; the space must contain such a mask.
 
-    If a share of the cost is removed and STEPS steps find none, it is the lexicographically first such mask.
+    If a share of the cost is removed and STEPS steps find no such mask, the lexicographically first one is returned.
     """
     for _ in count() if space.budget is None else range(STEPS):
         if mask not in taken:
@@ -172,7 +172,7 @@ def neighbours(mask: Mask, space: Space) -> tuple[Mask, ...]:
 
 
 def within_kind(mask: Mask, space: Space, rng: np.random.Generator, swaps: int) -> Mask:
-    """The mask after `swaps` random swaps of two units of the same kind; fewer if no such swap stays in the space."""
+    """The mask after `swaps` random swaps of two units of one kind; fewer if no further swap stays in the space."""
     for _ in range(swaps):
         pairs = [
             (back, new)

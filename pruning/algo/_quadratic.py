@@ -2,7 +2,7 @@
 
 If the space is small enough, the answer is exact. To enumerate sets of k units, the units are split into two
 halves A and B. For each number of chosen units in A, one matrix product gives the energies of all pairs of
-half-sets (n = 32 and k = 8 take a fraction of a second):
+half-sets (32 units and k = 8 take a fraction of a second):
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 

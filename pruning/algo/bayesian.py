@@ -98,7 +98,7 @@ def indicators(masks: list[Mask]) -> _moves.Array:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A Gaussian process for the losses y of n sets; x has their 0-1 rows, of shape (n, N), and a their prior scores.
+    """A Gaussian process for the losses y of n sets; `x` (n, N) has their 0-1 rows, and `a` has their prior scores.
 
     It is a Bayesian linear regression on one- and two-block features, the statistical model of BOCS (Baptista and
     Poloczek, arXiv 1806.08838, section 3) in dual form, with Gaussian priors in place of horseshoe priors. Sets S and

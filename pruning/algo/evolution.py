@@ -27,11 +27,11 @@ TRIES = 20  # attempts per offspring if the number of possible mutants is unknow
 class Evolution:
     """One parent, many mutated offspring, selected in stages on more and more samples.
 
-    The first parent is the best of the one-shot set and `initial` random sets. Each of k (N - k) / 1.5
-    generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v drawn
-    uniformly from 1 to `swaps`. `samples` and `survivors` have one value for each stage except the last,
-    which uses all samples. In the last stage, the best among survivors and parent becomes the next parent. N
-    is the number of removable units; if a share of the cost is removed, k is the most units that it allows.
+    The first parent is the best of the one-shot set and `initial` random sets. With N removable units, each of
+    k (N - k) / 1.5 generations makes `offspring` distinct masks: the parent after min(u, v) swaps, with u and v drawn
+    uniformly from 1 to `swaps`. `samples` and `survivors` have one value for each stage except the last, which uses
+    all samples. In the last stage, the best among survivors and parent becomes the next parent. If a share of the
+    cost is removed, k is the most units that it allows.
     """
 
     offspring: int = 32

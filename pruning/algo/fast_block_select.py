@@ -8,7 +8,7 @@ total loss; ties keep P. This is repeated until P is unchanged or equals an earl
 scored, so it can be worse than the one-shot set.
 
 Source: search 7 of arXiv 2604.24938, which is MI-PRUN (arXiv 2601.07212, algorithm 1). The loss replaces mutual
-information here. MI-PRUN does not state the number of candidates, when groups conflict, or which ones are chosen.
+information here. MI-PRUN does not state the number of candidates, when groups conflict, or which groups are chosen.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Rounds:
     """The `count` rounds of one search, each of which drops one more block, and all prediction errors so far.
 
-    `risk` is the accepted probability of skipping a candidate that would be chosen. With None, all are scored.
+    `risk` is the accepted probability of skipping a candidate that would be chosen. With None, nothing is skipped.
     """
 
     risk: float | None
@@ -54,8 +54,8 @@ class Rounds:
     ) -> Generator[Request, Any, dict[Mask, float]]:
         """Score candidates of a round; return the losses of those scored. `best` is how many are chosen (None: all).
 
-        `children` maps each candidate to its parent, the mask that it extends. With `rise`, the `best`
-        have the lowest rises per cost.
+        `children` maps each candidate to its parent, the mask that it extends. With `rise`, the
+        candidates with the lowest rises per cost are chosen.
         """
         if self.risk is None:
             masks = list(children)
@@ -97,7 +97,7 @@ class Rounds:
         return losses
 
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
-        """The previous round's increment of the units that only `mask` drops; None if it is unknown.
+        """The previous round's increment of the units that `mask` drops and `parent` does not; None if it is unknown.
 
         If the dense model's loss is unknown, 0 replaces it, which shifts all predictions of a round equally.
         """

@@ -101,11 +101,11 @@ def repair_mask(
 ) -> PrunableModel:
     """Replace each run of removed units by a linear map (ReplaceMe, arXiv 2505.02819).
 
-    Returns a copy of the dense model in which each map is folded into the weights before its run. If a map does not
-    help on held-out samples, it is left out, and the log says so. Run, measure, heal or export the copy with the same
-    mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of the option
-    `compensation=linear`, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot be folded
-    into this model.
+    Returns a copy of the dense model in which each map is folded into the weights of the unit before its run. If a
+    map does not help on held-out samples, it is left out, and the log says so. Run, measure, heal or export the copy
+    with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`; `settings` are those of
+    the option `compensation=linear`, such as `heldout=8`. Raises InputError if a setting is wrong, or if maps cannot
+    be folded into this model.
     """
     from pruning.engine.repair import check, measure
     from pruning.models.output_maps import folded_weights

@@ -171,7 +171,7 @@ def fit_router(
     template: str = TEMPLATE,
     target: str = "loglikelihood",
 ) -> Router:
-    """Fit a router to the items of tasks. It predicts the right answer's score if each set is skipped.
+    """Fit a router to the items of tasks. For each set, it predicts the right answer's score if the set is skipped.
 
     `tasks` maps names to lists of items (question, choices, answer), and `sets` maps names to masks; names of tasks
     and sets need not agree. `target` is the score that the router predicts, "loglikelihood" or "margin". Raises

@@ -28,7 +28,7 @@ LABELLED = "commonsense170k"  # the source whose `path` is a data set or a local
 
 
 def file_of(settings: Any) -> str | None:
-    """The local file that settings give as their source, or None. A file's identity is its contents, not its name."""
+    """The path if the settings' source is a local file; else None. A file's identity is its content, not its name."""
     source, path = getattr(settings, "source", None), getattr(settings, "path", None)
     copied = source == LABELLED and path and Path(path).expanduser().is_file()
     return path or "" if source == "file" or copied else None

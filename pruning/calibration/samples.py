@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Samples:
-    """The rows of one draw. `keys` identify the items, so that `shared` can count those in two draws."""
+    """The rows of one draw. `keys` identify the items, so that `shared` can count those that two draws share."""
 
     kind: str  # "text", "items" or "both"
     source: str
@@ -222,7 +222,7 @@ def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _needed(row: Row) -> int:
-    """How many tokens a run needs to count as shared by this row and another that is at least as long."""
+    """How many tokens a run needs to count as shared by this row and another row of at least its length."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 

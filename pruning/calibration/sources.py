@@ -49,7 +49,7 @@ class TextSource:
 
     @classmethod
     def of(cls, settings: Any, **others: Any) -> TextSource:
-        """A source with the values of `settings` for the fields that both have; `others` override them."""
+        """A source whose fields are copied from `settings` where it has them; `others` override the copied values."""
         known = {one.name: getattr(settings, one.name) for one in fields(cls) if hasattr(settings, one.name)}
         return cls(**known | others)
 
@@ -89,7 +89,7 @@ class TextSource:
     def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if it cannot be read; the text ends with `instead`: settings that read a file.
+        Raises UnreachableError if it cannot be read; the error's text ends with `instead`, settings that read a file.
         """
         import datasets
 

@@ -56,7 +56,7 @@ def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]
 
 
 def ordered(words: Sequence[str]) -> list[str]:
-    """The arguments, settings before flags, because Hydra rejects a command with settings before and after a flag."""
+    """The arguments, with settings before flags: Hydra rejects a command with settings before and after a flag."""
     return sorted(words, key=lambda word: not is_setting(word))
 
 

@@ -120,7 +120,7 @@ DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def os_error(error: BaseException) -> OSError | None:
-    """The exception if it is an OSError; else an OSError with the error number in its text, None if it has none.
+    """The exception itself if it is an OSError, else one made from the number in its text; None without a number.
 
     Libraries in Rust (safetensors, tokenizers) raise their own exceptions, with texts such as `(os error 28)`.
     """

@@ -252,7 +252,7 @@ class Budget:
 
     @classmethod
     def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-        """The budget for removing `ratio` of all costs; the error is at most half the lowest cost of a free unit.
+        """The budget for removing `ratio` of all costs, give or take half the lowest cost of a free unit.
 
         At least one unit stays. Raises InputError if no set of `free` units meets the budget.
         """
@@ -279,7 +279,7 @@ class Budget:
         return self.least <= sum(self.costs[i] for i in units) <= self.most
 
     def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
-        """Those of `others` that can be removed next, after a total cost of `spent`, so as to meet the budget."""
+        """Those of `others` after whose removal the budget can still be met; `spent` is the cost removed before."""
         costs = tuple(sorted(self.costs[i] for i in others))
         allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
         return [i for i in others if self.costs[i] in allowed]

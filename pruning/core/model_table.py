@@ -70,7 +70,7 @@ class ModelTable:
 
 
 def _metric(row: ModelRow, metric: str) -> str:
-    """A metric as text, with its difference from the first model; for the first model, its standard error."""
+    """A metric as text, with its difference from the first model; for the first model, with its standard error."""
     if metric in row.other_tokens:
         return "-"
     decimals = 2 if kind_of(metric).endswith("ppl") else 3

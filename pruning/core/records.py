@@ -65,7 +65,7 @@ class CalibrationRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """A cell's evaluation results so far: a mapping for each model and each kind of detail, mostly by metric."""
+    """A cell's evaluation results so far: a mapping for each model and each kind of detail, most keyed by metric."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -183,7 +183,7 @@ class ContinuationRecord(TypedDict):
 
 
 def read_continuations(measured: Path) -> ContinuationRecord | None:
-    """The continuations in the file next to a measurement's; None if it does not exist. Can raise DamagedError."""
+    """The continuations in the file beside a measurement's file; None without such a file. Can raise DamagedError."""
     path = measured.with_name(f"{measured.stem}.{ENDING}")
     if not path.exists():
         return None
@@ -205,7 +205,7 @@ EVALUATION = "evaluation.json"  # beside it: the run's evaluation; a cell's resu
 
 
 class CurveRecord(TypedDict):
-    """Four losses of a healing run: held-out before and after, and the first and last training loss."""
+    """Four losses of a healing run: the held-out loss before and after, and the first and the last training loss."""
 
     heldout_before: float
     heldout_after: float
@@ -519,7 +519,7 @@ def without_option(settings: Any) -> Any:
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two records of a group's settings are equal but for option names; they may be in Hydra's form."""
+    """Whether two records of a group's settings are equal except for option names; records may be in Hydra's form."""
     return bool(without_option(recorded(first)) == without_option(recorded(second)))
 
 
@@ -692,7 +692,7 @@ def kept_terms(
 
 
 def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms in the file next to a measurement's; None if that file is missing or damaged."""
+    """The terms in the file beside a measurement's file; None if the terms are missing or damaged."""
     try:
         return cast(Mapping[str, Any], storage.read_json(measured.with_name(f"{measured.stem}.{TERMS}")))
     except (FileNotFoundError, DamagedError):

@@ -195,7 +195,7 @@ class Racing:
     delta: float | None = None
 
     def check(self) -> None:
-        """Raise InputError if the risk is out of range (a method, because OmegaConf does not call __init__)."""
+        """Raise InputError if the risk is out of range. OmegaConf does not call `__init__`, so this is a method."""
         if self.delta is not None and not 0 < self.delta < 1:
             raise InputError(
                 f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
@@ -209,7 +209,7 @@ class NearTies:
     most: int = 8
 
     def check(self) -> None:
-        """Raise InputError if `most` is negative or 1 (a method, because OmegaConf does not call __init__)."""
+        """Raise InputError if `most` is negative or 1. OmegaConf does not call `__init__`, so this is a method."""
         if self.most < 0 or self.most == 1:
             raise InputError(
                 f"near_ties.most={self.most} cannot settle a tie: choose 2 or more masks, or 0 to settle none."

@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within this context, add the file's name to each OSError, because an error in writing does not have it.
+    """Within this context, add the file's name to each OSError, because an error in writing does not name the file.
 
     If a library raises an exception of another type whose text has an OSError's number, an OSError is raised instead.
     """

@@ -147,7 +147,7 @@ def use_hub() -> None:
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a hub repository's `revision`, found through its configuration file in the cache, or None."""
+    """The commit of a hub repository's `revision`, from its configuration file in the cache; None if not cached."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)

@@ -75,7 +75,7 @@ Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, A
 
 
 def token_lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """Make lines from rows. Choices are packed if the first items' log-likelihoods change by at most `TOLERANCE`.
+    """Make lines from rows. Choices are packed if this changes the first items' log-likelihoods by at most TOLERANCE.
 
     To pack, the model must accept positions and a mask of token pairs, and its sliding window must hold each line.
     """

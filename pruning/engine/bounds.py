@@ -5,8 +5,8 @@ sum over only some tokens is smaller. So for every set S of tokens that contains
 
     ln p(x)  <=  z_x - ln sum over v in S of exp z_v
 
-Let p(S) be the probability of S under p, and p_S the distribution p within S. By the chain rule, KL(p || q)
-is a sum of three nonnegative terms: one for the probability of S, one within S, and one outside S. So
+Now let p be the dense model's distribution, q a masked model's, p(S) the probability of S, and p_S the distribution p
+within S. By the chain rule, KL(p || q) is a sum of three nonnegative terms: for p(S), within S, and outside S. So
 
     KL(p || q)  >=  p(S) * KL(p_S || q_S)
 
@@ -111,7 +111,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """`targets` and the likeliest tokens that sum to PROBABILITY (at most 1 / MOST of the vocabulary), sorted.
+    """Sorted: `targets` and the likeliest tokens of total probability PROBABILITY (at most 1 / MOST of all tokens).
 
     If these are more than MULTIPLE, the next likeliest tokens are added until MULTIPLE divides the number of tokens.
     """

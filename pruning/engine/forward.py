@@ -10,8 +10,8 @@ separate masked forward pass for each mask, and do not depend on which masks are
     head       the states at the scored positions become next-token distributions        `head`
     terms      the readout's values, summed for each row
 
-Masks that agree on the first units share the run of these. This reduces a round of greedy search over N blocks from
-N^2 to about N^2 / 2 block forwards, and scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
+Masks that agree on the first units share one run of these units. This reduces a round of greedy search over N
+blocks from N^2 to about N^2 / 2 block forwards, and scoring all pairs of blocks from N^3 / 2 to N^3 / 6.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Forward:
         return view
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
-        """A copy with these factors for dropped units. If they differ from this one's, no states are reused."""
+        """A copy with these factors for dropped units. If they differ from the current ones, no states are reused."""
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
@@ -188,7 +188,7 @@ class Forward:
         return view
 
     def fresh(self) -> Forward:
-        """A new `Forward` with the same settings that adds to the same `cost`, for use after weights have changed.
+        """A new `Forward` with the same settings and the same `cost`, for use after weights have changed.
 
         Only the states before unit `keep` are reused, so the weights of earlier units must be unchanged.
         """

@@ -148,7 +148,7 @@ def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which states a walk keeps: all at `depths` for the next request, its last mask's at `edge` for the next walk.
+    """What a walk keeps: all states at `depths` for the next request, the last mask's at `edge` for the next walk.
 
     `edge` has the depths at which masks of later walks leave the path of the last mask.
     """
@@ -184,7 +184,7 @@ class Beginnings:
         return self._states.setdefault(batch, {}).setdefault(unit, {})
 
     def nbytes(self, batches: Collection[Batch] | None = None) -> int:
-        """The bytes of all states, or of those of some batches."""
+        """The size in bytes of all states or, if `batches` is given, of the states of these batches."""
         chosen = self._states if batches is None else [b for b in batches if b in self._states]
         kinds = (states for batch in chosen for states in self._states[batch].values())
         return sum(hidden.nbytes for states in kinds for hidden in states.values())
@@ -198,7 +198,7 @@ class Beginnings:
                 del states[at]
 
     def clear(self, but: Collection[Batch] = ()) -> None:
-        """Delete all states, except those of the batches `but`."""
+        """Delete the states of all batches that are not in `but`."""
         for batch in [batch for batch in self._states if batch not in but]:
             del self._states[batch]
 
@@ -233,8 +233,8 @@ UNKNOWN_PACE = 4  # masks in the first walk, after which the time of a mask is k
 class Pace:
     """Chooses the number of masks per walk so that a walk takes about `PATIENCE` seconds.
 
-    A walk of n masks takes about (a + b * n) seconds. The fixed time a is for reading weights from a disk. If
-    a exceeds half of `PATIENCE`, walks become longer, so that b * n is half of their time.
+    A walk takes a fixed time, for reading weights from a disk, and a time for each mask. If the fixed time
+    exceeds half of `PATIENCE`, walks become longer, so that the masks take half of a walk's time.
     """
 
     _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=8))
@@ -258,7 +258,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes for all states, for a mask's state in a walk, and for a kept prefix's states on all batches."""
+    """Bytes: `room` for all states, `walked` for a mask in a walk, `kept` for a kept prefix on all batches."""
 
     room: float
     walked: int
@@ -283,7 +283,7 @@ class WalkPlan:
 
 
 def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPlan:
-    """The plan for sorted masks whose `forks` are `leaving`. Kept states take at most half of the room."""
+    """The plan for sorted masks whose `forks` are `leaving`. Kept states take at most half of `sizes.room`."""
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
     depths = range(0)

@@ -205,7 +205,7 @@ def _name(unit: int) -> str:
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The indices of the held-out rows. They belong to every n-th sample of each source (n = `every`), at least one.
+    """The indices of the held-out rows. Every n-th sample of each source is held out (n = `every`), but at least one.
 
     A source's only sample is not held out. If each source has only one, all count as one source.
     """

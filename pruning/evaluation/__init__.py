@@ -50,7 +50,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurement of one mask: `metrics` with standard errors, `<name>/stderr`, and `how` they were measured.
+    """The measurement of one mask: `metrics`, with standard errors as `<name>/stderr`, and `how` they were measured.
 
     `files` maps file name suffixes to contents; the files are written next to the measurement.
     """

@@ -45,7 +45,7 @@ def _sizes(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 def read_anew(samples: Samples, tokenizer: Any, other: Any) -> Samples:
     """The same text as in the windows `samples`, in tokens of `other` instead of `tokenizer`.
 
-    The text before a row's span is read but not predicted, and the first token of a row is never predicted. A
+    The text before a row's scored span is read but not predicted, and the first token of a row is never predicted. A
     character that is partly outside of a window is left out. Raises InputError if a window has fewer than two tokens.
     """
     first = start_tokens(other)

@@ -155,7 +155,7 @@ class Prompts:
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
-    """Perplexity on the dense model's sampled continuations; `same` and `repeated` of the measured model's own.
+    """Perplexity on the dense model's sampled continuations; `same` and `repeated` of the model's own greedy ones.
 
     The dense model must be measured first.
     """

@@ -69,7 +69,7 @@ class Heldout:
 def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
 
-    A tie for the highest counts as a fraction (`right_share`). The log-likelihoods of all choices are kept.
+    A tie for the highest counts as a fraction of a right answer (`right_share`). All log-likelihoods are kept.
     """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     answers = list(samples.answers(logliks))
@@ -89,8 +89,8 @@ class LocalFiles:
 
     If there are several files of items, `acc/mean` is a metric too. Texts are `.txt`, `.jsonl` or `.parquet`
     files, cut into windows as in `Corpus`. Files of items contain JSON lines or a JSON array, in the forms of
-    `calibration.item_files`. Each choice is scored as the continuation of the filled-in template, after
-    a space; `templates` maps a name in `items` to the template of that file. `acc/<name>` is lm-eval's `acc_norm`,
+    `calibration.item_files`. Each choice is scored after the filled-in template, with a space between the
+    two; `templates` maps a name in `items` to the template of that file. `acc/<name>` is lm-eval's `acc_norm`,
     and `acc_plain/<name>` its `acc`. `limit` bounds the numbers of windows and items. `scorer` is as in `EvalTask`.
     """
 

@@ -169,7 +169,7 @@ class EvalTask:
         return sum(self._held(known, number) for number in range(len(self.requests)))
 
     def _held(self, known: Haystack, number: int) -> bool:
-        """Whether the calibration data contain document `number`. Fields count whatever their names."""
+        """Whether the calibration data contain document `number`. The names of its text fields do not matter."""
         request = self.requests[number]
         contexts = list(dict.fromkeys(str(asked[0]) for asked in request["asked"]))
         questions = [text for text in request["doc"].values() if isinstance(text, str) and " " in text]
@@ -278,7 +278,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If several filters extract answers, `name` is the score with the first filter; other filters have own metrics.
+    If several filters extract answers, `name` is the score with the first; each other filter has its own metric.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -313,7 +313,7 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
 
 
 def _scores(name: str, scores: Mapping[str, Any], metric: str, way: str) -> dict[str, float]:
-    """A score and its standard error, without the error if lm-eval gives a string for it (for a single item)."""
+    """A score and its standard error; only the score if lm-eval gives a string as the error (for a single item)."""
     found = {name: scores[f"{metric},{way}"], error_of(name): scores.get(f"{metric}_stderr,{way}")}
     return {key: float(number) for key, number in found.items() if isinstance(number, (int, float))}
 
@@ -601,7 +601,7 @@ class TaskGroup:
         return text_sha256(json.dumps([member.sha256 for member in self.members]))
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of the task's documents that are also in the calibration data."""
+        """The number of the group's documents that are also in the calibration data."""
         return sum(member.shared(calibration) for member in self.members)
 
 

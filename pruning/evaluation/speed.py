@@ -254,7 +254,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Prompt tokens per second, later new tokens per second, seconds until the first new token, and extra bytes."""
+    """Prompt tokens per second, new tokens per second after the first, seconds until the first, and extra bytes."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

@@ -181,7 +181,7 @@ class Training:
         return digest({**self.identity(), "text": text})
 
     def line(self, text: str) -> str:
-        """The name of all training runs that differ only in `tokens` and `decay`; their first steps are equal."""
+        """A name shared by training runs that differ only in `tokens` and `decay`; their first steps are equal."""
         own = {name: value for name, value in self.identity().items() if name not in ("tokens", "decay")}
         return digest({**own, "text": text})
 

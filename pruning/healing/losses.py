@@ -29,7 +29,7 @@ def summed_loss(
     teacher: Any = None,
     recompute: bool = False,
 ) -> Tensor:
-    """The weighted sum of both losses over all predictions for token ids (B, T), in float32.
+    """The weighted sum of cross entropy and KL over all predictions for token ids (B, T), in float32.
 
     `recompute` turns on gradient checkpointing.
     """

@@ -67,7 +67,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell that is done, evaluated and healed as configured, from the current files; else None."""
+    """A cell's result if it is done, evaluated and healed as configured, with unchanged input files; else None."""
     result = cell.result()
     if result is None or result["status"] != "done" or not _has(result, cell.config):
         return None
@@ -107,7 +107,7 @@ def recorded_state(folder: Path, since: str = "") -> tuple[StateName | None, str
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """The states, by key, of a results folder's submitted cells: of all or, if `keys` is given, of those in `keys`.
+    """The states of a results folder's submitted cells, by key; if `keys` is given, only of the cells in `keys`.
 
     SLURM is asked about all cells in `keys` or, if `keys` is None, about all cells that are not done. Raises
     InputError if SLURM does not answer.

@@ -34,7 +34,7 @@ PAUSE = 0.2  # seconds between two checks of the running processes
 class LocalPool:
     """Runs at most `parallel` cells at once, each in its own process; the processes end with the command.
 
-    If `parallel` is null, at most as many cells run at once as the GPUs allow, or two cells without GPUs.
+    If `parallel` is null, as many cells run at once as the GPUs allow; on a machine without GPUs, two.
     """
 
     parallel: int | None = None

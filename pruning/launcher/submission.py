@@ -116,7 +116,7 @@ def lock_of(results: Path) -> Path:
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """In this context, only this command can submit. First, jobs of commands that died submitting are cancelled."""
+    """In this context, only this command can submit; first, it cancels the jobs of commands that died submitting."""
     lock_of(results).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(results)):
         for record in submissions(results):

@@ -125,7 +125,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """The output (B, T, D) of block `index` for `hidden`; other arguments are from `entry`, for the same shape."""
+    """The output (B, T, D) of block `index` for `hidden`; `entry` (for the same shape) has the other arguments."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -236,7 +236,7 @@ def check_causal(model: Any, logits: Tensor) -> None:
     """Raise UnskippableError if the logits of earlier tokens depend on the last token.
 
     A masked language model such as BERT also has logits, but its input contains the tokens that it predicts.
-    `logits` (1, T, V) are the model's for IDS. Changes up to ROUNDING are allowed: experts can round differently.
+    `logits` (1, T, V) are the logits for IDS. Changes up to ROUNDING are allowed: experts can round differently.
     """
     with torch.no_grad():
         other = logits_of(model, torch.tensor(CHANGED, device=input_device(model)))

@@ -262,7 +262,7 @@ def pattern(n_blocks: int, period: int) -> list[bool]:
 
 
 def window_lists(file: GgufFile, mask: Mask) -> dict[str, Sequence[bool]]:
-    """Which kept blocks have sliding windows, as the key and list to add to the smaller file; {} if not needed."""
+    """The key and list for the smaller file that say which kept blocks have sliding windows; {} if not needed."""
     name = file.architecture
     if name not in WINDOWS or (name in OPTIONAL and not file.own("attention.sliding_window", 0)):
         return {}

@@ -85,7 +85,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """The output (B, T, D) of unit `index` for `hidden`; other arguments are from `entry`, for the same shape."""
+        """The output (B, T, D) of unit `index` for `hidden`; `entry` (for the same shape) has the other arguments."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():

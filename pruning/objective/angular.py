@@ -17,7 +17,7 @@ from pruning.objective._criteria import BY, between_states
 class Angular:
     """The angle between the final token's states before and after a run of removed blocks, as a fraction of pi.
 
-    If T is the final token of a row, a run of removed blocks i..j-1 costs
+    If h_i(T) is the state before block i of a row's final token T, a run of removed blocks i..j-1 costs
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
     """

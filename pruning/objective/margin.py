@@ -38,7 +38,7 @@ class Margin:
         """The loss over multiple-choice items, with one term per item."""
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
-            """The gradients of the gaps. A gap is linear, so its gradient is the gap of the scores' gradients."""
+            """The gaps' gradients: the gaps of the scores' gradients, because a gap is linear in the scores."""
             from pruning.engine.dense_pass import gate_gradients
 
             columns = gate_gradients(forward, samples.rows, unit).T.tolist()

@@ -19,11 +19,11 @@ from pruning.objective._criteria import BY, Array, between_depths, by_sample
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Minus the mutual information, in nats, of the states around what is removed, summed over removed blocks.
+    """Minus the mutual information, in nats, of the states before and after removed blocks, summed over these blocks.
 
     Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So a token's
-    states h_i and h_j are projected onto one random direction u, which suits both states because all blocks share
-    the residual stream. The mutual information of the two projections is estimated over the tokens of a row:
+    states h_i and h_j, before and after removed blocks, are projected onto one random direction u. It suits both
+    because blocks share the residual stream. The projections' mutual information is estimated over a row's tokens:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"

@@ -14,7 +14,7 @@ from pruning.objective._criteria import BY, between_states
 
 @dataclass(frozen=True)
 class RelativeMagnitude:
-    """Mean over tokens of ||h_j - h_i|| / ||h_j||: the size of what a block (or run) adds, relative to its output.
+    """How much a block (or run) with input h_i and output h_j adds: mean over tokens of ||h_j - h_i|| / ||h_j||.
 
     `norm` is the order p of the norm: 2 or 1 (arXiv 2407.16286 compares both).
     """

@@ -57,7 +57,7 @@ class FittedRouter:
 
 @dataclass(frozen=True)
 class Head:
-    """Predicts the mean over sets and the differences from this mean; their sum has the shape (prompts, sets)."""
+    """Predicts the mean over sets and each set's difference from it; their sum has the shape (prompts, sets)."""
 
     common: Ridge
     relative: Ridge
@@ -103,9 +103,9 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
 
 @dataclass(frozen=True)
 class StateEncoder:
-    """Encodes prompts by the hidden states after the first `blocks` blocks, which no set removes (0: by embeddings).
+    """Encodes prompts by the states after the first `blocks` blocks (0: the embeddings); no set removes these blocks.
 
-    The features are the mean state of all tokens but the first, whose state is often large, and the last state.
+    The features are two states: the mean over all tokens but the first (its state is often large), and the last.
     """
 
     forward: Forward

@@ -53,7 +53,7 @@ SAVED = 16  # bytes of a checkpoint per trained parameter: all of these without 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The seconds that each part of the work takes; the needed and available memory and the needed disk, in bytes.
+    """Seconds for each part of the work; bytes of needed memory, of available memory, and of needed disk space.
 
     `trunk` is the size in bytes of files that are kept only so that a longer training run can continue.
     """

@@ -1,8 +1,8 @@
 """Heal the mask of a finished cell, and measure the healed model. Nothing is searched again.
 
 With `heal.candidates=8`, eight masks are healed in rounds of successive halving: the search's mask and the seven best
-other complete masks that the search scored. All are trained for a short time, the better half twice as long, etc.
-The mask that heals best is then trained with the full budget.
+other complete masks that the search scored. All are trained for a short time, then the better half for twice as long,
+and so on. The mask that heals best is then trained with the full budget.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Finished:
         folder: Path | None,
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
-        """Heal a mask; the cell's repair, if any, is applied first. Cells with several candidates have none."""
+        """Heal a mask; the cell's repair, if any, is applied first. Cells with several candidates have no repair."""
         repair = measurements.recorded_repair(self.cell, self.done)
         return loop.heal(self.model, mask, self.text, settings, folder, watch, repair)
 

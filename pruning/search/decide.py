@@ -3,7 +3,7 @@
 A request can state how many masks of lowest loss its search uses (`best`). The other masks of the request need not
 be scored in full. Four mechanisms save work or make the choice more certain; only `Decider.decide` combines them:
 
-- lower bounds rule out masks before they are scored, if only the search reads the losses;
+- lower bounds rule out masks before they are scored, if nothing but the search reads the losses;
 - a race rules out masks after scoring them on some of the samples (`racing.delta`);
 - near ties (losses so close that rounding could reverse their order) are settled in float32 (`near_ties.most`);
 - a lazy round asks for its candidates in several requests and gets estimated losses for ruled-out masks.

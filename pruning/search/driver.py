@@ -138,7 +138,7 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gate gradients counts like one for all single removals, which are scored if gradients are missing.
+    A request for gate gradients counts like all single removals, which are scored if gradients are missing.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None

@@ -98,7 +98,7 @@ class ScoreBook:
     def whole(self, mask: Mask) -> Score:
         """The full score of a mask. If a race has computed it in parts, it is computed again.
 
-        The new computation gives results the same loss with and without a race. The journal keeps the first score, so
+        So the loss in a result is the same with and without a race. The journal keeps the first score, so
         that a resumed search makes the same choices.
         """
         (score,) = self.scores([mask])

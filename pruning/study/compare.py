@@ -130,7 +130,7 @@ class ComparedModel:
 
 
 def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
-    """A cell that only holds the command's settings and is never run; the settings of `model` for all models."""
+    """A cell that holds the command's settings and is never run, and the settings of `model` for all models."""
     for word in settings:
         if not f"{word.lstrip('+~').partition('=')[0]}.".startswith(tuple(f"{name}." for name in ALLOWED)):
             raise InputError(
@@ -161,7 +161,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 
 
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
-    """Yield each model with its data: for all the same items, and windows of the same text."""
+    """Yield each model with its data: all models get the same items, and windows of the same text."""
     first: Mapping[str, Data] = {}
     for one in models:
         model, evaluation, others = one.cell.model, one.cell.evaluation, []

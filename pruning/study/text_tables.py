@@ -106,7 +106,7 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
-    """Yield settings for a row's name, which shows them after objective, algorithm and size if rows differ."""
+    """Yield the settings that a row's name shows after objective, algorithm and size, if they differ between rows."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield "dtype", config["model"]["dtype"]
