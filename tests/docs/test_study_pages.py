@@ -200,7 +200,7 @@ def test_ratios_of_variances_and_their_limits_are_those_of_the_archive() -> None
         ratios.append(with_interval(masks.total_ratio.value, masks.total_ratio.low, masks.total_ratio.high))
         parts = {name: part.value for name, part in masks.parts.items()}
         limits.append(f"{parts['calibration'] / parts['interaction'] + 1:.1f}")
-    said = "{} on SmolLM2 and {} on Gemma, and a search without any effect would still give only {} and {}"
+    said = "{} on SmolLM2 and {} on Gemma; even if search had no effect at all, it would only be {} and {}"
     assert said.format(*ratios, *limits) in page("statistics.md")
 
 
