@@ -243,8 +243,8 @@ def spanned(levels: Sequence[Labels], given: Matrix | None = None) -> Matrix:
 def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """For each source, a basis (n, df) of what it explains beyond the sources that do not contain it (type II).
 
-    `levels` has, for each source, the level of each cell (n,) of one stratum. The last basis is for the residual,
-    which no source explains.
+    `levels` has, for each source, an array (n,): the level of each of the n cells of one stratum. The last basis is
+    for the residual, which no source explains.
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
@@ -359,7 +359,7 @@ def refusal(frame: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """Entry e: cell row[e] gets the deviation of cell donor[e], times factor[e] and random weight no. column[e]."""
+    """Entry e: cell row[e] gets donor[e]'s deviation times factor[e] times the random weight with index column[e]."""
 
     row: Labels
     donor: Labels

@@ -131,7 +131,7 @@ def _labelled_item(record: Mapping[str, Any], where: str) -> Item:
 
 
 def _question(record: Mapping[str, Any]) -> str:
-    """The text in the record's first field of `QUESTIONS`. Raises ValueError if it is blank or not text."""
+    """The text in the first field of `QUESTIONS` that the record has. Raises ValueError if it is blank or no text."""
     name = next((name for name in QUESTIONS if name in record), QUESTIONS[0])
     if not isinstance(value := record.get(name), str):
         raise ValueError(f"the field '{name}' must be text, not {shown(value)}.")

@@ -133,7 +133,7 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
 
 
 def _lines(batch: Batch, rows: Sequence[Row]) -> list[RowInBatch]:
-    """The lines of a batch that has one row per line."""
+    """For each row of a batch with one row per line: its number, line and length."""
     width = batch.ids.shape[1]
     lines = dict(zip(batch.rows.tolist(), (batch.indices // width).tolist(), strict=True))
     return [RowInBatch(row, line, len(rows[row].input_ids)) for row, line in lines.items()]

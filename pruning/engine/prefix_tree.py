@@ -278,7 +278,7 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. `pace` chooses it only if the cost does not depend on this number."""
+        """The number of masks in the next walk. `pace` chooses it only if it does not change the cost."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 

@@ -421,7 +421,7 @@ class Settler:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The float32 losses of `last` and `others`; empty if unavailable. Updates `rounding`, the largest error."""
+        """The float32 losses of `last` and `others`; empty if unavailable. Updates `rounding`, the largest so far."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
