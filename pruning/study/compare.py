@@ -39,7 +39,7 @@ from pruning.models.model_files import weight_files
 from pruning.models.placement import ModelInfo
 from pruning.runs.cell import Cell, Prepared, forward_of, model_of
 from pruning.runs.measurements import Evaluator, mask_evaluator, recorded_model, recorded_scales
-from pruning.runs.prepare import Reader, check_evaluation, prepare
+from pruning.runs.prepare import Drawn, Reader, check_evaluation, prepare
 from pruning.study.guide import usual_speed
 from pruning.study.text_tables import render, say
 from pruning.tracking.store import MLflow
@@ -77,8 +77,7 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
             raise InputError(f"{same[0]} and {one.place} are both named {one.name}: rename one of them.")
     models = [*_with_data(models)]
     storage.check_writable(base.command.results)
-    lengths = [one.cell.model.context_length for one in models]
-    speed = usual_speed(min((most for most in lengths if most is not None), default=None))
+    speed = usual_speed(min(filter(None, (one.cell.model.context_length for one in models)), default=None))
     measured: list[MeasuredModel] = []
     for number, one in enumerate(models, start=1):
         log.info("model %d of %d: %s", number, len(models), one.name)
@@ -163,10 +162,12 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
 def _with_data(models: Sequence[ComparedModel]) -> Iterator[ComparedModel]:
     """Yield each model with its data: all models get the same items, and windows of the same text."""
     first: Mapping[str, Data] = {}
+    shared: Drawn = {}
     for one in models:
+        log.info("checking %s", one.name)
         model, evaluation, others = one.cell.model, one.cell.evaluation, []
         # For a finished cell, `prepare` refuses data that it was calibrated or trained on.
-        data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell).data)
+        data = dict(evaluation.data(model.tokenizer) if one.done is None else prepare(one.cell, shared).data)
         first = first or data
         for metric, drawn in first.items():
             if _is_text(drawn) and drawn.sha256 != data[metric].sha256:
