@@ -77,7 +77,7 @@ def python(*words: str) -> tuple[float, str]:
 
 
 def command(size: str, settings: list[str]) -> tuple[float, dict[str, Any]]:
-    """Run `launch.py` with an empty results folder. Returns its CPU seconds, and the removed blocks and loss."""
+    """Run `launch.py` with an empty results folder. Returns its CPU seconds, the removed blocks and their loss."""
     samples, k = SIZES[size]
     cell = [f"k={k}", "algo=greedy", f"calibration.samples={samples}", "calibration.length=128", *settings]
     with tempfile.TemporaryDirectory() as folder:

@@ -187,7 +187,7 @@ def _shorter(line: bytes) -> bytes:
 
 
 def _short(score: dict[str, Any]) -> dict[str, Any]:
-    """The score, with losses per sample rounded to the precision of its loss; a partial score keeps none of them."""
+    """The score, with losses per sample rounded by at most NEAR times its loss; a partial score keeps none."""
     loss, terms = score["loss"], score["samples"]
     if "of" in score:
         return score | {"loss": _rounded(loss, DIGITS), "samples": [], "scored": scoring.scored(score)}

@@ -267,7 +267,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, names: list[str], unknown: list[Any]) -> pd.DataFrame:
-    """Fill the columns `names` of cells without a usable result: with values that all others share, or `unknown`."""
+    """Fill columns `names` of cells without a usable result: with values that all others share, else `unknown`."""
     lacking = frame[names[0]].isna()
     known = frame.loc[~lacking, names].drop_duplicates()
     values = known.iloc[0].tolist() if len(known) == 1 else unknown

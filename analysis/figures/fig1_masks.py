@@ -51,7 +51,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _lines(cells: pd.DataFrame, strata: Sequence[tuple[str, int]], columns: int) -> list[Rows]:
-    """For each line of panels, the rows that all its panels have: the objectives and searches of their strata."""
+    """For each line of panels, the rows that each panel gets: all objectives and searches of the line's strata."""
     return [
         Rows.of_cells(pd.concat([rows_of(cells, model=m, k=k) for m, k in strata[i : i + columns]]))
         for i in range(0, len(strata), columns)

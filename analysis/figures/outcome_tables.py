@@ -182,7 +182,7 @@ NARROW = 0.85  # inches; narrower columns show a mean without its spread
 
 
 def table(texts: pd.DataFrame, title: str, note: str) -> Figure:
-    """Draw a table. The index of `texts` has a group and a name per row; a group without a name has no heading."""
+    """Draw a table. The index of `texts` has a group and a name per row; the group "" has no heading."""
     columns, lines = (
         list(map(str, texts)),
         list[tuple[str, Sequence[str]]](),

@@ -165,7 +165,7 @@ def empty(axes: Axes, text: str) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """Vertical positions, 0 at the panel's top: `heads` of headings, by group; `lines` of lines, by group and name.
+    """Vertical positions, 0 at the panel's top: `heads` for headings, by group; `lines` for lines, by group and name.
 
     If `objectives` is true, the groups are objectives, and headings have their colours.
     """

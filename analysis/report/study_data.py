@@ -199,7 +199,7 @@ def mean_text(mean: Any) -> str:
 
 
 def ratio_words(shares: Shares, name: str) -> str:
-    """The ratio in the attribute `name` of `shares`; if it has no upper end, its lower end and limits on its parts.
+    """The ratio `name` of `shares` as text; without an upper end, its lower end and limits on search and interaction.
 
     An example is `above 45 (the search explains at most 0.3 percent, the interaction at most 2)`.
     """

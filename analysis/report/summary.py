@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(m: StudyData) -> tuple[dict[str, Part], list[tuple[str, str]]]:
-    """The parts of the summary, keyed by name; also, the heading of each part without numbers, and the reason."""
+    """The parts of the summary, keyed by name, and a pair (heading, reason) for each part without numbers."""
     found, lacking = {}, []
     for name, (heading, sentences, tables) in PARTS.items():
         if name != "relative" or compared(m):
@@ -98,7 +98,7 @@ def certainty(m: StudyData) -> list[str]:
 
 
 def refusals(m: StudyData, lacking: list[tuple[str, str]]) -> str:
-    """A sentence about what could not be computed, and why. `lacking` has a part of this as pairs (what, why)."""
+    """A sentence on what could not be computed, and why. `lacking` has (heading, reason) of parts without numbers."""
     found = list(lacking)
     if (shares := tried(lambda study: study.judged.shares, m)) is not None:
         found += [(f"shares of variance of {label}", one.note) for label, one in shares.items() if one.note]

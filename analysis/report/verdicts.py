@@ -64,7 +64,7 @@ def _larger(shares: Shares) -> Judgement:
 
 
 def _accuracy(m: StudyData) -> Judgement:
-    """Judge whether calibration and search explain accuracy "comparably": no if the interval lacks 1, else OPEN."""
+    """Whether calibration and search explain accuracy "comparably": no if the ratio's interval lacks 1, else OPEN."""
     label = next((label for label in m.shares if is_accuracy(label)), None)
     if label is None:
         return _open("no accuracy was measured")

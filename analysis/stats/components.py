@@ -44,9 +44,9 @@ class Shares:
 
     `sources` has a row for each source: its degrees of freedom, its component (mean over strata), and its share with
     an interval. `parts` has the shares of calibration, search and their interaction, clipped at 0. `total_ratio` is
-    calibration : search, and `objective_ratio` is objective : search; the interaction is added to both sides.
-    `objective` names the objective as a source: "objective and data" if objectives read different data. `note` says
-    what could not be computed, and why.
+    calibration : search, and `objective_ratio` is objective : search; the interaction is added to numerator and
+    denominator of both. `objective` names the objective as a source: "objective and data" if objectives read
+    different data. `note` says what could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -248,7 +248,7 @@ def adjusted(levels: Mapping[str, Labels]) -> dict[str, Matrix]:
     """
 
     def finest(names: Sequence[str]) -> list[Labels]:
-        """The levels of the sources in `names`, without the sources that another one in `names` refines."""
+        """The levels of the sources in `names`, without the sources that another source in `names` refines."""
         sets = {name: set(SOURCES[name]) for name in names}
         return [levels[n] for n in names if not any(sets[n] < other for other in sets.values())]
 
@@ -319,7 +319,7 @@ class Stratum:
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:
-        """What the sources draw and residual add to each sum of squares on average. `components` is (..., names)."""
+        """What the noise (draw and residual) adds to each sum of squares on average. `components` is (..., names)."""
         return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
 
     def spread_out(self, values: Matrix) -> Matrix:

@@ -141,7 +141,7 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    A setting is left out if a search has no cell in it, or a cell that lacks an outcome (of `outcomes`) which
+    A setting is left out if a search has no cell in it, or has one without an outcome (of `outcomes`) that
     other cells of the search have. If no setting is complete, all cells are used, and the note says so.
     """
     panel = rivals(panel)

@@ -1,8 +1,8 @@
 """Code shared by searches: the prior, random masks, moves between masks, and greedy paths.
 
-The paper calls its genetic and Bayesian searches "prior-guided" without defining the prior. Here unit i has the
-weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only unit i is removed or, for a share of the cost, this
-loss's rise above the dense model's, per cost. T is the setting `temperature`, and scale is the median of s_i - min s.
+The paper calls its genetic and Bayesian searches "prior-guided" without defining the prior. Here s_i is the loss
+if only unit i is removed or, if a share of the cost is removed, this loss's rise above the dense model's, per cost.
+Unit i has the weight exp(-(s_i - min s) / (T * scale)); T is `temperature`, and scale the median of s_i - min s.
 
 If k units are removed, a move is a swap: it restores one and removes another. If a share of the cost is removed, a
 move is an exchange: it removes a kept unit, restores units until the share can be met again, and removes others
@@ -55,12 +55,12 @@ def rates(space: Space, losses: Array) -> Array:
 
 
 def one_shot(space: Space, losses: Array) -> Mask:
-    """The mask that removes units by rising `rates`, skipping any that no longer fit. Ties go to the lower index."""
+    """The mask that removes units in order of `rates`, lowest first, if they fit. Ties go to the lower index."""
     return ranked(space, rates(space, losses))
 
 
 def ranked(space: Space, values: Array) -> Mask:
-    """The mask that removes units of `space.fitting()` by rising `values`, skipping any that no longer fit."""
+    """The mask that removes units of `space.fitting()` in order of `values`, lowest first, if they fit."""
     units = space.fitting()
     return space.filled((), (units[r] for r in np.argsort(values, kind="stable")))
 
@@ -98,7 +98,7 @@ def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -
 
     Gumbel noise is added to each log-weight. The k units with the largest sums are a draw without replacement in
     proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
-    with very small weights. If a share of the cost is removed, units that fit are removed by falling sums.
+    with very small weights. For a share of the cost, units are removed in order of sums, highest first, if they fit.
     """
     units = space.fitting()
     keys = rng.gumbel(size=len(units)) + (0.0 if weights is None else weights)
@@ -235,8 +235,8 @@ def done(space: Space) -> str:
 def both_paths(space: Space, known: Known, rounds: Rounds) -> Generator[Request, Any, list[Mask]]:
     """The masks of two greedy paths: of single units and, over sub-layers, of whole blocks if any block fits.
 
-    Greedy search over sub-layers can miss a better mask of blocks: removing one part of a block can cost more
-    than removing both. The second path removes whole blocks while they fit, and then single units; its mask
+    Greedy search over sub-layers can miss a better mask of blocks: removing one part of a block can raise the
+    loss more than removing both. The second path removes whole blocks while they fit, and then single units; its mask
     is never worse than that of greedy search over blocks for the same share of the cost.
     """
     found = [(yield from _path(space, known, rounds, blocks=False))]

@@ -116,7 +116,7 @@ def _enumerated_on_budget(q: Array, space: Space, count: int) -> Rows:
 def swapped_chains(q: Array, k: int, rng: np.random.Generator) -> Rows:
     """The final sets of annealing chains over sets of k units. Each chain starts from a random set.
 
-    With the field g = Q x, replacing i by j changes the energy by 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
+    With the field g = Q x, replacing unit i by j changes the energy by 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
     """
     orders = rng.permuted(np.tile(np.arange(len(q)), (CHAINS, 1)), axis=1)
     inside, outside = orders[:, :k].copy(), orders[:, k:].copy()

@@ -108,8 +108,8 @@ class Surrogate:
 
     k is the mean size of the scored sets. a(S), the prior score of S, is the sum of its blocks'
     single-removal losses, standardised; c = WIDE. The nugget e is the variance that pairs cannot explain. r
-    (`pairs`) and e are chosen from a grid to maximise the marginal likelihood; s^2 has a closed form. So the
-    fit needs no sampling: it solves n equations, not one for each of N + C(N, 2) coefficients.
+    (`pairs`) and e are chosen from a grid to maximise the marginal likelihood; the scale s^2 has a closed form. So
+    the fit needs no sampling: it solves n equations, not one for each of N + C(N, 2) coefficients.
     """
 
     x: _moves.Array

@@ -22,7 +22,7 @@ from pruning.core.mask import Space
 class Cbo:
     """Scores all single units and pairs of units, then minimises the quadratic model that fits these losses.
 
-    D(S) is the loss of the model without the units S minus the loss of the dense model:
+    D(S) is the loss without the units S minus the loss of the dense model; x_i is 1 for units i in S, else 0:
 
         D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 

@@ -22,7 +22,7 @@ class CboHessian:
 
     A gate a_i scales what unit i adds to the hidden state. All gates are 1 in the dense model; if x_i = 1, unit i is
     removed and its gate is 0. Let A_si be the derivative of sample s's term with respect to a_i, and m the number of
-    samples. The expansion around the dense model is
+    samples. D(S), the rise of the loss if the units S are removed, is expanded around the dense model:
 
         D(S) ~ -g^T x + 1/2 x^T H x       g = mean over s of A_s       H = A^T A / m       sum x = k
 

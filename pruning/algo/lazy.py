@@ -107,7 +107,7 @@ class Rounds:
         return None if loss is None else loss - self._losses.get(before, 0.0)
 
     def _least_error(self, errors: Sequence[float], left: int) -> float:
-        """A lower bound on the errors of `left` candidates; minus infinity if too few errors are known."""
+        """A lower bound on the errors of `left` unscored candidates; minus infinity if too few errors are known."""
         count = len(errors)
         centre = math.fsum(errors) / count
         squares, freedom = self._squares + _spread(errors, centre), self._freedom + count - 1

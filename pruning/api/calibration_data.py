@@ -111,7 +111,7 @@ def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
 
 
 def embedded_texts(name: str) -> list[str]:
-    """The documents of a packaged text: `pydoc` or `wikipedia_sample`, without its held-out part, or `novel`.
+    """The documents of a packaged text: the calibration part of `pydoc` or `wikipedia_sample`, or the whole `novel`.
 
     `pydoc` comes with Python; the other texts are fetched once. No packaged calibration uses `novel`.
     Raises InputError if there is no text of this name, and UnreachableError if it cannot be fetched.

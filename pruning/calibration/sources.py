@@ -89,7 +89,7 @@ class TextSource:
     def records(self, instead: str) -> Iterator[Any]:
         """The records of a data set of the hub, in order.
 
-        Raises UnreachableError if it cannot be read; the error's text ends with `instead`, settings that read a file.
+        Raises UnreachableError if it cannot be read; the error's text ends with `instead`, settings for a local file.
         """
         import datasets
 

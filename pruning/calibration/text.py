@@ -137,7 +137,7 @@ class Both:
 
 @dataclass(frozen=True)
 class Mixed:
-    """`samples` windows of `length` tokens, half from each of two texts; an odd one comes from `first`.
+    """`samples` windows of `length` tokens, half from each of two texts; if the number is odd, one more from `first`.
 
     The text calibrations `first` and `second` only say where the texts are; the `samples`, `length`, `seed` and
     `disjoint` of this class replace theirs. Windows of the two texts alternate. On either text, a linear map fitted

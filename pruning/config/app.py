@@ -187,7 +187,7 @@ def build(group: str, settings: Any) -> Any:
     """Build the object that a group's settings describe; nested settings with a class become objects, too.
 
     Only classes of the group are built, and values are taken literally, so a record from a stranger cannot run other
-    code. Raises InputError if the group has no class of that name, or if the class refuses the settings.
+    code. Raises InputError if the settings name no class of the group, or a class that refuses them.
     """
     settings = records.recorded(settings)
     if not isinstance(settings, Mapping) or records.CLASS not in settings:

@@ -225,7 +225,7 @@ def chosen_option(group: str, words: Sequence[str]) -> str | None:
 
 
 def unknown_setting(path: str, known: Iterable[str], option: str | None) -> InputError:
-    """An InputError for the unknown setting `path`. Its text has the `known` settings and the options with `path`."""
+    """An InputError for the unknown setting `path`. Its text has the `known` settings and options that have it."""
     parent, _, name = path.rpartition(".")
     group = path.partition(".")[0]
     names = sorted({*known} - {"_target_", "hydra"})

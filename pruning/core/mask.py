@@ -205,7 +205,7 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
 
 
 class BudgetRecord(TypedDict):
-    """A cell's budget: the shares of the total cost asked and removed, each unit's cost, and the limits."""
+    """A cell's budget: the asked and the removed share of the total cost, each unit's cost, and the limits."""
 
     cost: str
     asked: float
@@ -338,7 +338,7 @@ def _count(budget: Budget, free: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether `spent` plus some of `costs` can meet the budget; one of the costs equal to `used` is left out."""
+    """Whether `spent` plus some of `costs`, without one cost that equals `used`, can meet the budget."""
     rest = list(costs)
     rest.remove(used)
     sums = 1

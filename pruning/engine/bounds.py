@@ -111,7 +111,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
 
 
 def chosen_tokens(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:
-    """Sorted: `targets` and the likeliest tokens of total probability PROBABILITY (at most 1 / MOST of all tokens).
+    """Sorted: `targets` and the likeliest tokens, up to the total probability PROBABILITY or 1 / MOST of all tokens.
 
     If these are more than MULTIPLE, the next likeliest tokens are added until MULTIPLE divides the number of tokens.
     """

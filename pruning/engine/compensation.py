@@ -45,7 +45,7 @@ class Magnitude:
 
 @dataclass(frozen=True)
 class Linear:
-    """For each run of removed units, a matrix (D, D) multiplies M, what the unit before it adds (`engine.repair`).
+    """For a run of removed units, a matrix (D, D) multiplies M, what the unit before the run adds (`engine.repair`).
 
     `ridge` lists the ridge strengths to try, in units of the mean diagonal of M'M. Every `heldout`-th calibration
     sample is held out to choose one. The search scores models without matrices, because each mask would need its own.

@@ -134,7 +134,7 @@ def positions_at_once(device: str, vocabulary: int) -> int:
 
 
 def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions at a time if the dense model's distributions are in memory as well."""
+    """The number of positions computed at a time if the dense model's distributions are in memory as well."""
     return max(1, positions_at_once(device, vocabulary) // 4)
 
 

@@ -119,7 +119,7 @@ class MemoryBudget:
 
     @cached_property
     def _merging(self) -> tuple[bool, bool, int]:
-        """Whether weights are on disk; whether products are the same for any number of rows; a block's parameters."""
+        """Whether weights are on disk, whether products are equal for any row count, a block's parameter count."""
         module = self.model.module
         exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
         parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())

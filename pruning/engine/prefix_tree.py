@@ -51,7 +51,7 @@ def run_masks(
     """The states after the last unit, as one branch for each distinct mask. All masks are over the same units.
 
     A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called
-    with the unit's index and the number of branches. If a mask drops unit i, its state is multiplied by `scales[i]`.
+    with the unit's index and the number of branches. Dropping unit i multiplies a mask's state by `scales[i]`.
     Each mask starts at its deepest state in `kept`, and the walk adds to `kept` the states that `wanted` describes.
     """
     chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
@@ -148,7 +148,7 @@ def _starts(kept: States, masks: Sequence[Mask]) -> dict[Beginning, list[int]]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a walk keeps: all states at `depths` for the next request, the last mask's at `edge` for the next walk.
+    """What a walk keeps: for the next request, all states at `depths`; for the next walk, the last mask's at `edge`.
 
     `edge` has the depths at which masks of later walks leave the path of the last mask.
     """
@@ -258,7 +258,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Bytes: `room` for all states, `walked` for a mask in a walk, `kept` for a kept prefix on all batches."""
+    """Numbers of bytes: `room` for all states, `walked` per mask in a walk, `kept` per kept prefix (all batches)."""
 
     room: float
     walked: int
@@ -269,7 +269,7 @@ class StateBytes:
 class WalkPlan:
     """A plan of walks with at most `capacity` masks each. States at `depths` are kept for the next request.
 
-    If `continues` is true, a walk starts at states of the previous walk. Then the number of masks per walk
+    If `continues` is true, a walk starts at states of the previous walk, so the number of masks per walk
     does not change the cost.
     """
 
@@ -278,7 +278,7 @@ class WalkPlan:
     continues: bool
 
     def size(self, pace: Pace) -> int:
-        """The number of masks in the next walk. `pace` chooses it only if it does not change the cost."""
+        """The number of masks in the next walk. If this number does not change the cost, `pace` chooses it."""
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
@@ -320,7 +320,7 @@ def most_edges(leaving: Sequence[int]) -> int:
 
 
 def affordable_depths(leaving: Sequence[int], n_units: int, state_bytes: int, room: float) -> range:
-    """Every s-th depth, where s is the smallest power of two for which the states there fit into `room` bytes.
+    """Every s-th depth; s is the smallest power of two for which the states at these depths fit into `room` bytes.
 
     `leaving` are the `forks` of the sorted masks, and `state_bytes` is the size of one state on all batches.
     """

@@ -8,7 +8,7 @@ ReplaceMe. A run at the beginning of the model has no unit before it, and so no 
 it adds, only a diagonal T can be folded in.
 
 Deviations from ReplaceMe: each map is fitted on the model in which earlier runs are already removed and repaired.
-A large ridge moves T towards the identity, which changes nothing. A map is kept only if it does not raise the
+A large ridge moves T towards the identity, a map without effect. A map is kept only if it does not raise the
 pruned model's held-out loss on any source of samples. Otherwise, maps with a larger ridge, which change less,
 are tried. If all of these fail, the run has no map.
 
@@ -207,7 +207,7 @@ def _name(unit: int) -> str:
 def heldout_rows(samples: Samples, every: int) -> set[int]:
     """The indices of the held-out rows. Every n-th sample of each source is held out (n = `every`), but at least one.
 
-    A source's only sample is not held out. If each source has only one, all count as one source.
+    A source's only sample is not held out. If each source has only one sample, all sources count as one.
     """
     sources = [unit[0].source for unit in samples.units]
     counts = {source: sources.count(source) for source in sources}
@@ -234,7 +234,7 @@ def heldout_rows(samples: Samples, every: int) -> set[int]:
 
 @dataclass
 class Sums:
-    """The sum of |r_t|^2, and G and C, both (D, D); for a diagonal T, only their diagonals (D,)."""
+    """The sum of |r_t|^2, and the matrices G and C (D, D) or, for a diagonal T, their diagonals (D,); see above."""
 
     gram: Tensor
     cross: Tensor

@@ -51,7 +51,7 @@ class Generation:
     The dense model continues `prompts` windows of `prompt_tokens` tokens by up to `continuation_tokens` tokens each.
     The windows are from the held-out part of `source` or, if source=file, from the text file `path`. If `prompts` is
     0, nothing is continued. `tasks` are lm-eval's tasks or groups (generated or multiple-choice). Each prompt of a
-    task has `num_fewshot` examples, and up to `max_new_tokens` tokens are generated (null: the task's own numbers).
+    task has `num_fewshot` examples, and up to `max_new_tokens` tokens are generated; null: the task's own number.
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -155,7 +155,7 @@ class Prompts:
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
-    """Perplexity on the dense model's sampled continuations; `same` and `repeated` of the model's own greedy ones.
+    """Perplexity on the dense model's sampled texts; `same` and `repeated` of the measured model's greedy texts.
 
     The dense model must be measured first.
     """

@@ -278,7 +278,7 @@ def _answered(
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: int) -> Measured:
     """The measurement from lm-eval's output, whose scores have keys `metric,filter`.
 
-    If several filters extract answers, `name` is the score with the first; each other filter has its own metric.
+    If several filters extract answers, metric `name` uses the first; each other filter has its own metric.
     """
     label, main = task.task.task_name, EXACT if task.generated else str(task.metric)
     scores = output["results"][label]
@@ -380,7 +380,7 @@ def _prefix_token(tokenizer: Any) -> int:
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer for lm-eval to change. Without BOS and EOS, lm-eval fails, so an EOS is added."""
+    """A copy of a tokenizer for lm-eval to change. lm-eval needs BOS or EOS; if both are missing, an EOS is added."""
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
         copied.eos_token = copied.convert_ids_to_tokens(_prefix_token(copied))

@@ -254,7 +254,7 @@ def alternating(models: Models, batch: int, prompt: int, rounds: Speed) -> dict[
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Prompt tokens per second, new tokens per second after the first, seconds until the first, and extra bytes."""
+    """Tokens per second in the prompt and after the first new token, seconds until that token, and extra bytes."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

@@ -188,7 +188,7 @@ def number(name: str, values: Mapping[str, Any]) -> str:
 
 
 def related(result: DoneResult, healed: HealRecord | None) -> list[str]:
-    """As code spans, the metrics on one part of a source of which calibration or training used another part."""
+    """The metrics (as code spans) on data from a source of which calibration or training used another part."""
     used = {*result["calibration"]["source"].split(" + "), *([healed["source"]] if healed else ())}
     if "embedded" in used:
         used |= set(PARTED)

@@ -167,7 +167,7 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
 
 
 def zeroed(model: Any, removed: Sequence[int]) -> tuple[dict[str, Tensor], int]:
-    """Zeros for removed sub-layers' output weights, by the weights' names, and these sub-layers' parameter count.
+    """Zeros for the output weights of removed sub-layers, by name, and the number of these sub-layers' parameters.
 
     Unit 2i is the attention of block i. Raises UnskippableError if zero weights do not disable a sub-layer.
     """

@@ -6,8 +6,8 @@ windows. Rates are tried from the largest to the smallest, until a rate is no be
 trial lowers the held-out loss, training ends with the trials: other candidate masks are not healed, and the
 weights from before training are kept.
 
-A trial is an ordinary training run with a small budget. Until its learning rate begins to fall, it has
-the same steps as a run with a larger budget, so healing continues the best trial from there. Each finished trial is
+A trial is an ordinary training run with a small budget. Until its learning rate begins to fall, it has the same
+steps as a run with a larger budget, so healing continues the best trial from that step. Each finished trial is
 a line of `rates-LINE.jsonl` in the folder of training runs. A command that is run again does not repeat these trials.
 """
 

@@ -125,7 +125,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """The output (B, T, D) of block `index` for `hidden`; `entry` (for the same shape) has the other arguments."""
+    """The output (B, T, D) of block `index` for `hidden` and the arguments in `entry`, made for this shape."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -285,7 +285,7 @@ def extra_of(output: Any) -> int | None:
 
 
 def returned(hidden: Any, extra: int | None) -> Any:
-    """A module's output with the state `hidden`, followed by `extra` times None; `extra` is as in `Blocks`."""
+    """A module's output with the state `hidden`, followed by None `extra` times; `extra` is as in `Blocks`."""
     return hidden if extra is None else (hidden, *[None] * extra)
 
 

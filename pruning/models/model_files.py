@@ -112,7 +112,7 @@ def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
     """The arguments with which `from_pretrained` reads a GGUF file.
 
     The path is absolute, because transformers looks for relative paths in the current folder first. The folder
-    argument is an empty folder: transformers would prefer a tokenizer or settings beside the file to those in it.
+    argument is an empty folder: transformers would prefer a tokenizer or settings beside the file to those inside it.
     """
     return _empty_folder().name, {"gguf_file": str(file.absolute())}
 

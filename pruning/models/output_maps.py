@@ -105,7 +105,7 @@ def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context, the given weights replace the model's own, so create any `Forward` inside it."""
+    """Within this context, the given weights replace the model's own; create any `Forward` inside the context."""
     parameters = {name: model.get_parameter(name) for name in weights}
     saved = {name: parameter.data for name, parameter in parameters.items()}
     try:
@@ -141,7 +141,7 @@ def _short(unit: int) -> str:
 
 
 def _folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
-    """The weight in float64 after a matrix (D, D) or diagonal (D,) has multiplied (offset + weight) along `axis`."""
+    """The weight in float64, changed so that weight + offset is multiplied by a map (D, D) or (D,) along `axis`."""
     last = weight.double().movedim(axis, -1) + offset
     return (_mapped(last, change.double().to(last.device)) - offset).movedim(-1, axis)
 
@@ -268,7 +268,7 @@ def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 class _Twin:
-    """A copy of a module with the random weights `saved`, and arguments for it with a random hidden state."""
+    """A copy of a module with random weights (`saved`), and its arguments, in which the hidden state is random."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.generator = _seeded()
@@ -298,7 +298,7 @@ class _Twin:
         return state
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The names of weights, in the order in which the modules that own them return."""
+        """The names of weights, sorted by when the module that owns the weight returns."""
         with calls_of(self.module.modules()) as calls:
             self.output()
         order = {call.module: number for number, call in enumerate(calls)}

@@ -115,7 +115,7 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
 def _counting(forward: Forward, layer: int) -> Forward:
     """A `forward` for removed attention, which also adds one zero per token to the cache's layer `layer`.
 
-    Zeros keep count: a model reads cached length and attention-mask sizes from the first cache layer of each kind.
+    The zeros count tokens: a model reads cached length and attention-mask sizes from each kind's first cache layer.
     """
     from transformers import Cache
     from transformers.cache_utils import CacheLayerMixin

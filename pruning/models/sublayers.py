@@ -85,7 +85,7 @@ class Chain:
         return len(self.sublayers or self.blocks.modules)
 
     def run(self, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-        """The output (B, T, D) of unit `index` for `hidden`; `entry` (for the same shape) has the other arguments."""
+        """The output (B, T, D) of unit `index` for `hidden` and the arguments in `entry`, made for this shape."""
         if not self.sublayers:
             return apply(self.blocks, index, hidden, entry)
         with self.sublayers[index].alone():

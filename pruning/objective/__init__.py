@@ -49,7 +49,7 @@ class Objective(Protocol):
 class Loss:
     """An objective bound to a model and samples. A call with masks yields each mask's score when it is computed.
 
-    `bounds` yields lower bounds of `terms` and takes less time than `terms`; None if the objective has no bounds.
+    `bounds` yields lower bounds of `terms` in less time; `bounds` is None if the objective has no bounds.
     """
 
     estimate: Estimate

@@ -31,7 +31,7 @@ def between_states(forward: Forward, samples: Samples, distance: Distance, by: s
 
     @cache
     def distances(unit: str) -> Array:
-        """Distances (samples, N + 1, N + 1) for depths i < j (if `by` is "block", for j = i + 1); the rest is 0."""
+        """Distances (samples, N + 1, N + 1) for depths i < j (only j = i + 1 if `by` is "block"); the rest is 0."""
         from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 

@@ -22,7 +22,7 @@ class MutualInformation:
     """Minus the mutual information, in nats, of the states before and after removed blocks, summed over these blocks.
 
     Mutual information in hundreds of dimensions cannot be estimated from hundreds of tokens. So a token's
-    states h_i and h_j, before and after removed blocks, are projected onto one random direction u. It suits both
+    states h_i and h_j, before and after removed blocks, are projected onto one random direction u, the same for both,
     because blocks share the residual stream. The projections' mutual information is estimated over a row's tokens:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )

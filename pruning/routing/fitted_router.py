@@ -105,7 +105,7 @@ def _ridge(features: Floats, targets: Floats) -> Ridge:
 class StateEncoder:
     """Encodes prompts by the states after the first `blocks` blocks (0: the embeddings); no set removes these blocks.
 
-    The features are two states: the mean over all tokens but the first (its state is often large), and the last.
+    The features: the mean state of all tokens but the first (its state is often large), and the last token's state.
     """
 
     forward: Forward
@@ -149,7 +149,7 @@ def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
 
 
 def first_blocks(masks: Sequence[Mask]) -> int:
-    """How many blocks a router runs: all before the first block that a mask changes, but at most a quarter."""
+    """How many blocks a router runs: all before the first that a mask changes, but at most a quarter of the model."""
     n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
     kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
     return min(kept, n_blocks // SHARE)

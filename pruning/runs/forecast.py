@@ -275,7 +275,7 @@ def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, Train
 
 
 def with_settings(cell: Cell, group: str, settings: Any, option: str | None = None) -> Cell:
-    """The cell with new settings in `group` (heal, calibration or eval); `option` names them (None: as before)."""
+    """The cell with new settings in `group` (heal, calibration or eval); `option` is their name (None: unchanged)."""
     name = cell.config[group][OPTION] if option is None else option
     kept = {
         key: value

@@ -361,7 +361,7 @@ def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
 def new_repair(
     prepared: Prepared, forward: Forward, mask: Mask
 ) -> tuple[Repair | None, records.RepairRecord] | None:
-    """A pair: a mask's repair (None if no map helps) and its record. If no repair is requested, None instead."""
+    """A mask's repair (None if no map helps) and its record, as a pair; None if no repair is requested."""
     from pruning.engine.repair import measure
 
     cell = prepared.cell

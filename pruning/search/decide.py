@@ -262,7 +262,7 @@ class View:
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
         """The losses of masks, raised so that their rises per cost are in the order of `settled`.
 
-        A mask's loss is raised only if its rise per cost in `settled` is higher than its own rise per cost.
+        A mask's loss is raised only if the mask's rise per cost is higher in `settled` than in `scores`.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
@@ -421,7 +421,7 @@ class Settler:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The float32 losses of `last` and `others`; empty if unavailable. Updates `rounding`, the largest so far."""
+        """The masks' float32 losses (empty if unavailable). Updates the largest rounding error, `rounding`."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:

@@ -50,7 +50,7 @@ class Losses(Protocol):
 class ScoreBook:
     """The scores that a search needs, by mask. A score is computed only if no cell's journal has it.
 
-    `journal` has the cell's scores, and `bounds` has the lower bounds of scores that the cell has computed.
+    `journal` has the cell's scores, and `bounds` has the cell's lower bounds of scores.
     """
 
     losses: Losses
