@@ -315,7 +315,7 @@ class Stratum:
         return self.solve(self.squares(of) - self.squares_of_items(items))
 
     def solve(self, squares: Matrix) -> Matrix:
-        """The components (..., sources) that the stratum's equations give for sums of `squares` (..., names)."""
+        """Solve the stratum's equations: the components (..., sources) for sums of squares `squares` (..., names)."""
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
     def expected_noise(self, components: Matrix) -> Matrix:

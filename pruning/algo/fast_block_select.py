@@ -66,7 +66,7 @@ class FastBlockSelect:
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """The number of runs of 1 to k unprotected neighbours; the search scores each run at most once."""
+        """At most one loss for each sequence (run) of 1 to k unprotected neighbours; with a budget, the dense one too."""
         units = set(space.fitting())
         starts = product(range(1, space.k + 1), units)
         inside = sum(all(i in units for i in range(start, start + length)) for length, start in starts)

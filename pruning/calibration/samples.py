@@ -141,7 +141,7 @@ class Samples:
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """How many items, plus how many runs of tokens of windows, are in both draws.
+        """The number of items in both draws, plus the number of runs of tokens that windows of both draws contain.
 
         Windows are compared only with windows, and items only with items.
         """

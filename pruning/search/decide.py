@@ -260,9 +260,9 @@ class View:
         return replace(score, loss=self.rise.rate(score.mask, score.loss, base) * self.unit, samples=terms)
 
     def losses(self, scores: Sequence[Score], settled: Mapping[Mask, float]) -> dict[Mask, float]:
-        """The losses of masks, raised so that their rises per cost are in the order of `settled`.
+        """The masks' losses, some increased so that rises per cost rank the masks as the values in `settled` do.
 
-        A mask's loss is raised only if the mask's rise per cost is higher in `settled` than in `scores`.
+        A mask's loss is increased only if the mask's rise per cost is higher in `settled` than in `scores`.
         """
         if self.rise is None or self.base is None:
             return dict(settled)
