@@ -66,7 +66,7 @@ class FastBlockSelect:
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """At most one loss for each sequence (run) of 1 to k unprotected neighbours; with a budget, one more (dense)."""
+        """At most one loss for each sequence (run) of 1 to k unprotected neighbours; with a budget, one for dense."""
         units = set(space.fitting())
         starts = product(range(1, space.k + 1), units)
         inside = sum(all(i in units for i in range(start, start + length)) for length, start in starts)
