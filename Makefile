@@ -55,8 +55,8 @@ demo: $(VENV)/installed
 	@echo "2 of 3: the blocks of greedy search for perplexity: dense, pruned and repaired side by side"
 	@$(DEMO) objective=perplexity algo=greedy compensation=linear guide=true study=demo_repaired
 	@echo "3 of 3: a picture of the four choices, and one page of figures and tables"
-	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
 	@$(BIN)/depth-pruning report --results $(RESULTS) --study demo
+	@$(BIN)/depth-pruning figure fig1 --results $(RESULTS) --study demo
 	@echo "next    $(BIN)/depth-pruning grid experiment=demo_full           the larger grid: two ratios, text against answers"
 	@echo "        $(BIN)/depth-pruning compress smollm2 smaller minutes=10   a better small model, with training"
 

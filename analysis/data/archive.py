@@ -260,7 +260,7 @@ def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
     for member in tar:
         if not member.isreg() or member.name in names or not is_data(member.name):
             raise InputError(
-                f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "
+                f"{archive} holds {member.name!r}, which does not belong to a study, so `pack` did not "
                 "write it. Nothing was unpacked: do not use this archive."
             )
         tar.extract(member, scratch, set_attrs=False, filter="data")

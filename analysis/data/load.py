@@ -409,7 +409,8 @@ class Metric:
     @property
     def sets(self) -> str:
         """The names of the corpora or tasks, as text for notes."""
-        return ", ".join(name.partition("/")[2] for name in self.names).replace("heldout", "held-out data")
+        names = (name.partition("/")[2].replace("_", " ") for name in self.names)
+        return ", ".join(names).replace("heldout", "held-out data")
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
         """One value per cell (cells,), for its pruned, dense or healed model (`which`); accuracies are in percent."""

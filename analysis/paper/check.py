@@ -2,7 +2,7 @@
 
 depth-pruning check-paper        exit status 1 if a published number is not reproduced
 
-Source: arXiv 2604.24938 v1; its tables are in analysis/paper/.
+Source: arXiv 2604.24938 v1; its tables come with this program.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.archive import NothingToRead
 from ..data.load import OTHER, WORDS
-from ..figures.style import counted, ordered
+from ..figures.style import counted, named, ordered
 from ..stats.estimands import DRAWN, OBJECTIVE
 from ..stats.estimands import SEARCH as ANOTHER_SEARCH
 from ..stats.grid import SETTING, STRATUM, bare, each, groups, noun, removed
@@ -63,7 +63,7 @@ def costs(m: StudyData) -> list[str]:
         metric = m.metrics[kind]
         known = [(row, mean_text(row)) for row in each(found.dropna(subset="mean").sort_values("cost"))]
         numbers = {"metric": metric, "word": WORDS[kind], "known": known}
-        numbers |= {"model": bare(str(model)), "removed": removed(cells.iloc[0])}
+        numbers |= {"model": named(bare(str(model))), "removed": removed(cells.iloc[0])}
         numbers |= {"dense": float(metric.of(cells, "dense").mean())}
         rows.append(numbers)
     return say("costs", rows=rows, single=m.frame["objective"].nunique() == 1)
@@ -149,7 +149,7 @@ def moved(m: StudyData) -> Iterator[tuple[str, float, list[Range], float]]:
         if ranges:
             chance = float(np.mean([one.chance for one in own]))
             size = float(np.mean([one.size for one in own]))
-            yield f"{bare(str(model))} with {removed(cells.iloc[0])}", size, ranges, chance
+            yield f"{named(bare(str(model)))} with {removed(cells.iloc[0])}", size, ranges, chance
 
 
 def masks(m: StudyData) -> list[str]:

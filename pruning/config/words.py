@@ -99,8 +99,11 @@ def quoted(value: str) -> str:
 VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
-def check_line(words: Sequence[str]) -> None:
-    """Raise InputError, whose text has a correction, if an argument is neither a setting nor a Hydra flag."""
+def check_line(words: Sequence[str], places: bool = False) -> None:
+    """Raise InputError, whose text has a correction, if an argument is neither a setting nor a Hydra flag.
+
+    With `places`, arguments that are not settings are allowed: the command takes them as places.
+    """
     known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")
@@ -111,6 +114,8 @@ def check_line(words: Sequence[str]) -> None:
             continue
         if spaced := re.search(r"(\S+)(?: = ?| ?= )(\S+)", " ".join((before, word, after, *words[-1:]))):
             raise InputError(f"{word}: there are spaces beside an =. Write {spaced[1]}={spaced[2]}.")
+        if places:
+            continue
         fitting = [group for group in groups.GROUPS if word in groups.options(group)] or ["NAME"]
         raise InputError(f"{word} is not a setting: write NAME=VALUE, such as {fitting[0]}={word}.")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pruning.algo.one_shot import OneShot
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -179,8 +180,9 @@ def decided(
     With heal=brief, all weights are trained if that fits into memory, else adapters. With `minutes`, three steps save
     time. First, windows and items of an evaluation on packaged data are halved until it takes at most the fraction
     `MEASURED` of the minutes. Then calibration samples are halved until the search takes at most the fraction
-    `SEARCHED` of the time for search and training. Last, the training is shortened or left out. Raises InputError
-    with the numbers if no training fits into memory, or if even a search on the fewest samples takes too long.
+    `SEARCHED` of the time for search and training. Last, the training is shortened or left out. If a search on the
+    fewest samples takes too long, one-shot search replaces it. Raises InputError with the numbers if no training fits
+    into memory, or if even one-shot search on the fewest samples takes too long.
     """
     cell, said = prepared.cell, list[str]()
     training = None
@@ -217,12 +219,20 @@ def decided(
         share = SEARCHED if training is not None and number >= 2 * FEWEST else 1.0
         if searching <= share * left:
             break
+        if number < 2 * FEWEST and cell.algo != OneShot():  # search anew on all samples
+            cell, number, samples = (
+                with_settings(cell, "algo", OneShot(), "one_shot"),
+                asked,
+                prepared.samples,
+            )
+            cell = with_settings(cell, "calibration", calibration)
+            said.append(f"one-shot search instead of {prepared.cell.option('algo')}")
+            continue
         if number < 2 * FEWEST:
             raise InputError(
                 f"minutes={minutes:g} is too short: the search on {samples.count} samples takes about "
                 f"{duration_text(searching)}, and measuring and writing {duration_text(fixed)}. Give "
-                f"minutes={math.ceil((fixed + searching) / 60)} or more, or a search that scores fewer masks, such "
-                "as algo=one_shot."
+                f"minutes={math.ceil((fixed + searching) / 60)} or more."
             )
         number, samples = number // 2, samples.part(0, samples.count // 2)
         cell = with_settings(cell, "calibration", replace(calibration, samples=number))

@@ -521,7 +521,7 @@ def certainty(found: MarginsRecord) -> str:
         f"runner-up {' '.join(map(str, second['dropped']))} at {second['difference']:+.4f} "
         f"{plus_minus(second['standard_error'])}, "
         f"{found['tied']} of {found['compared']} compared masks not significantly worse"
-        + (f", {near} choices closer than the rounding" if near else "")
+        + (f", {near} choice{'s' * (near != 1)} closer than the rounding" if near else "")
     )
 
 

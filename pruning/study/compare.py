@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pruning.calibration.samples import Samples
 from pruning.config.app import build_option
 from pruning.config.compose import cell_of_words, recorded_cell
-from pruning.config.words import model_words, names_folder
+from pruning.config.words import check_line, model_words, names_folder
 from pruning.core import records, storage
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
@@ -65,6 +65,7 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
 
     Raises InputError, before anything is measured, if an argument is wrong or a model cannot be compared.
     """
+    check_line(words, places=True)
     places = [word for word in words if names_folder(word)]
     base, given = _base([word for word in words if not names_folder(word)])
     if len(places) < 2:

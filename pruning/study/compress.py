@@ -16,8 +16,9 @@ from pruning.core.errors import InputError
 
 def grid_words(words: Sequence[str]) -> list[str]:
     """The equivalent arguments of `depth-pruning grid`. Raises InputError for a missing or unknown model."""
-    from pruning.config.words import is_setting, model_words, quoted
+    from pruning.config.words import check_line, is_setting, model_words, quoted
 
+    check_line(words, places=True)
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
     if not 1 <= len(places) <= 2:
         raise InputError(

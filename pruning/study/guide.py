@@ -49,7 +49,7 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
 
 
 PLANS = "plans"  # the folder of decided settings, with which a repeated command continues
-DECIDED = ("heal", "calibration", "eval")  # the groups whose settings can be decided
+DECIDED = ("heal", "calibration", "eval", "algo")  # the groups whose settings can be decided
 
 
 def planned(cell: Cell, minutes: float | None) -> Cell:
@@ -58,15 +58,14 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
 
-    asked, path = (
-        cell,
-        cell.command.results / PLANS / f"{digest([cell.key, cell.config.get('heal'), minutes])}.json",
-    )
+    asked, named = cell, digest([cell.key, cell.config.get("heal"), minutes])
+    path = cell.command.results / PLANS / f"{named}.json"
     if path.exists():
         kept = {group: settings for group, settings in cell.config.items() if group not in DECIDED}
         cell = _at_home(dataclasses.replace(recorded_cell(kept | read_json(path)), model=cell.model), asked)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
         return cell
+    cell.model.check()  # an error about the model is not one about texts
     try:
         prepared = prepare(cell)
     except UnreachableError as error:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from hydra import initialize_config_dir
 
+from pruning.algo.one_shot import OneShot
 from pruning.calibration.samples import Row, Samples
 from pruning.config import app, groups
 from pruning.config.compose import recorded_cell
@@ -54,7 +55,7 @@ BLOCKS = 1000  # bytes of all weights with their optimizer; adapters take a tent
 
 
 class Fake:
-    """A machine with `free` bytes: a calibration sample takes ten seconds, training 30 and one for 1,000 tokens."""
+    """A machine with `free` bytes: a sample takes 10 s (one-shot: two), training 30 and one for 1,000 tokens."""
 
     used = 100
 
@@ -67,8 +68,9 @@ class Fake:
     def forecast(self, prepared: Any, training: Any, *_: object) -> Forecast:
         heal = prepared.cell.heal
         healing = 30.0 + heal.tokens * training.seconds if training is not None and heal.trains else 0.0
+        each = 2.0 if prepared.cell.algo == OneShot() else 10.0
         return Forecast(
-            {"search": 10.0 * prepared.samples.count, "evaluation": 60.0, "healing": healing}, 0, 0
+            {"search": each * prepared.samples.count, "evaluation": 60.0, "healing": healing}, 0, 0
         )
 
 
@@ -140,8 +142,12 @@ def test_search_training_and_evaluation_are_chosen_to_fit_the_minutes(
 
 
 def test_too_few_minutes_are_refused_with_the_least_number(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"minutes=1 .*minutes=2 .*algo=one_shot"):
-        decide(tmp_path, 5000, 1.0)
+    with pytest.raises(InputError, match=r"minutes=0\.3 .*minutes=1 "):
+        decide(tmp_path, 5000, 0.3)
+    chosen, _, said = decide(tmp_path, 5000, 1.0)
+    assert (chosen.algo, chosen.calibration.samples) == (OneShot(), 8)
+    assert chosen.key == recorded_cell(chosen.config).key
+    assert "one-shot" in " ".join(said)
     chosen, training, said = decide(tmp_path, 5000, 2.0)
     assert chosen.calibration.samples == 8
     assert (type(chosen.heal), training) == (NoHealing, None), (

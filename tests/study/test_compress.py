@@ -237,3 +237,17 @@ def test_the_words_of_the_command(tmp_path: Path) -> None:
     for wrong, named in ((["smolm"], "'smolm'.*smollm2"), (["smollm2", "a", "b"], "3 places")):
         with pytest.raises(InputError, match=named):
             compress.grid_words(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["smollm2", "out", "--k", "3"], "k=3"),
+        (["smollm2", "k", "=", "3"], "k=3"),
+        (["smollm2", "out", "ratio=", "0.1"], "ratio=0.1"),
+        (["smollm2", "out", "more"], "3 places"),
+    ],
+)
+def test_a_setting_with_dashes_or_spaces_gets_its_cure(words: list[str], cure: str) -> None:
+    with pytest.raises(InputError, match=cure):
+        compress.grid_words(words)
