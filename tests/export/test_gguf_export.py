@@ -102,7 +102,7 @@ def test_a_wrong_list_and_a_wrong_block_are_noticed(
 ) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf", kind)
     fault(monkeypatch)
-    with pytest.raises(MismatchError, match="its logits differ"):
+    with pytest.raises(MismatchError, match=r"logits .* token \d+ of \d+"):
         export_gguf(wanted(path, dropped))
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.gguf"}
 
@@ -170,7 +170,7 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> Non
     assert given.out.read_bytes() == first
     assert card_of(given.out).read_text() != "older", "the card belongs to the file"
     other = dataclasses.replace(given, mask=given.mask.dense.drop(2))
-    with pytest.raises(InputError, match="another mask"):
+    with pytest.raises(InputError, match=r" mask: .*force=true"):
         export_gguf(other)
     assert given.out.read_bytes() == first
     export_gguf(dataclasses.replace(other, force=True))

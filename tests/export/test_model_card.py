@@ -161,7 +161,7 @@ def test_the_card_links_to_the_page_that_the_package_names(monkeypatch: pytest.M
     named["Project-URL"] = "Changelog, https://a.example/changes"
     named["Project-URL"] = "Homepage, https://a.example"
     monkeypatch.setattr("importlib.metadata.metadata", lambda _: named)
-    assert f"Made with [depth-pruning {VERSION}](https://a.example). Source" in model_card(FACTS)
+    assert f"[depth-pruning {VERSION}](https://a.example)" in model_card(FACTS)
 
 
 def test_licences_are_passed_on() -> None:

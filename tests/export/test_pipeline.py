@@ -97,8 +97,8 @@ def test_a_hub_model_is_cut_from_the_cache(
     words = ["--drop", "2,3", f"out={tmp_path / 'out'}", "model=qwen3", "model.name=tiny"]
     facts = export(parse([*words, "model.path=someone/tiny"]))
     quality, removed, where = summary(facts, tmp_path / "out").splitlines()
-    assert quality.startswith("quality not measured")
-    assert removed.startswith("removed 33.3 % of the blocks, ")
+    assert "not measured" in quality
+    assert removed.startswith("removed 33.3 % ")
     assert where.startswith(f"model   {tmp_path / 'out'} (reloaded: ")
     assert EQUAL in where
     card = (tmp_path / "out" / "README.md").read_text()
@@ -204,10 +204,10 @@ def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: py
         return new
 
     monkeypatch.setattr("pruning.models.pruned_config.pruned_config", truncated)
-    with pytest.raises(InputError, match=r"block 2 cannot become block .*sliding"):
+    with pytest.raises(InputError, match=r"block 2 .*block 1: .*sliding"):
         export(wanted(dense, (1,)))
     monkeypatch.setattr("pruning.models.pruned_config._traits", lambda _: [])
-    with pytest.raises(MismatchError, match="its logits differ"):
+    with pytest.raises(MismatchError, match=r"logits .* token \d+ of \d+"):
         export(wanted(dense, (1,)))
 
 
@@ -216,7 +216,7 @@ def test_an_earlier_export_of_the_same_mask_is_replaced(dense: Path, tmp_path: P
         export(wanted(dense, (2,), verify=False))
     for other, settings in (("precision", {"dtype": "bfloat16"}), ("mask", {"mask": (3,)})):
         request = wanted(dense, **{"mask": (2,), "verify": False, **settings})
-        with pytest.raises(InputError, match=f"another {other}.* force=true"):
+        with pytest.raises(InputError, match=rf" {other}\b.* force=true"):
             export(request)
         export(replace(request, force=True))
     assert load(tmp_path / "out").dtype == torch.float32

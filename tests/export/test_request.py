@@ -80,7 +80,7 @@ def test_the_mask_file_of_a_cell_stands_for_the_cell(
     words = [str(elsewhere), out, "model=local", f"model.path={path}"]
     assert (parse(words).cell, parse(words).mask.to_json()) == (None, result["mask"])
     elsewhere.write_text("{}")
-    with pytest.raises(InputError, match="not a mask"):
+    with pytest.raises(InputError, match=r"\{\} .*n_blocks .*dropped"):
         parse(words)
 
 
@@ -90,7 +90,7 @@ def test_a_cells_model_may_have_moved_but_not_changed(
     moved = shutil.copytree(model_folder, tmp_path / "moved")
     words = [str(cell[0]), f"out={tmp_path / 'out'}", f"model.path={moved}"]
     assert parse(words).model.path == str(moved)
-    with pytest.raises(InputError, match="little: leave out model="):
+    with pytest.raises(InputError, match=r"little: .*model=.*model\.path"):
         parse([*words, "model=local"])
     (moved / "config.json").write_text("{} ")
     with pytest.raises(InputError, match=rf"model\.path={moved} .*digest"):

@@ -55,14 +55,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_part_of_a_model_and_a_file_without_one_are_refused(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "a.gguf", extra=lambda writer: writer.add_uint16("split.count", 3))
-    with pytest.raises(InputError, match="one of 3 parts"):
+    with pytest.raises(InputError, match=r" 3 .*llama-gguf-split --merge"):
         open_gguf(path)
     writer = gguf.GGUFWriter(path, "clip")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(InputError, match=r"general.architecture is 'clip'"):
+    with pytest.raises(InputError, match=r"general\.architecture .*'clip'"):
         open_gguf(path)
 
 
@@ -82,7 +82,7 @@ def test_each_number_of_a_header_may_be_any_number(tmp_path: Path) -> None:
 
 def test_a_link_to_no_file_blocks_no_other_model(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").symlink_to(tmp_path / "gone.gguf")
-    with pytest.raises(InputError, match="no weights"):
+    with pytest.raises(InputError, match=r"^model\.path=.*weights .*\.gguf"):
         find_files(str(tmp_path))
     whole = gguf_models.write(tmp_path / "whole.gguf")
     (tmp_path / "._whole.gguf").write_bytes(b"a shadow that macOS makes")
@@ -258,7 +258,7 @@ def test_kinds_that_no_longer_follow_the_rule_are_listed(
     [
         ("smollm3", 6, "", 0, "architecture smollm3"),
         ("mamba2", 6, "", 0, "architecture mamba2"),
-        ("gemma2", 46, "", 0, "46 blocks cannot become 45"),
+        ("gemma2", 46, "", 0, "46 blocks .* 45, "),
         ("qwen3", 6, "qwen3.attention.shared_kv_layers", 2, "shared_kv_layers=2"),
         ("qwen3", 6, "qwen3.nextn_predict_layers", 2, "nextn_predict_layers=2"),
         ("llama", 6, "general.tensor_extra.name", ["blk.0.x"], r"general\.tensor_extra\.name"),

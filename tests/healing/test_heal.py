@@ -82,7 +82,7 @@ def test_blocks_are_copies_and_other_weights_are_shared() -> None:
     assert [n for n in names if n.startswith("model.layers.1.mlp")]
     with pytest.raises(InputError, match=r"model\.layers\.1"):
         smaller.apply({"model.layers.1.mlp.up_proj.weight": torch.zeros(48, 32)})
-    with pytest.raises(InputError, match="nothing to heal"):
+    with pytest.raises(InputError, match="6 of 6 blocks"):
         smaller_model(tiny(), Mask(N_BLOCKS, tuple(range(N_BLOCKS))))
 
 
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_a_number_is_an_error_with_a_remedy(monkeypatch: pyte
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr("pruning.healing.loop.summed_loss", lambda *_: nan)
     monkeypatch.setattr(Trainer, "heldout_loss", lambda _: 1.0)
-    with pytest.raises(LossError, match=r"nan at step 1 of 10: .*heal\.lr \(0\.003\)"):
+    with pytest.raises(LossError, match=r"nan .* 1 of 10: .*heal\.lr \(0\.003\)"):
         healed(full())
 
 
@@ -306,5 +306,5 @@ def test_two_ranks_give_the_weights_of_one_process(tmp_path: Path) -> None:
 
 def test_more_ranks_than_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectives, "world_size", lambda: 8)
-    with pytest.raises(InputError, match=r"4 windows, which 8 ranks .*heal\.batch_tokens"):
+    with pytest.raises(InputError, match=r" 4 windows.* 8 ranks .*heal\.batch_tokens"):
         trainer()

@@ -23,6 +23,7 @@ from pruning.models.handle import Model
 from tests.conftest import Command
 from tests.healing.test_healing_launch import SEARCH, SHORT, done
 from tests.helpers.architectures import N_BLOCKS, build, logits
+from tests.helpers.exports import EQUAL
 
 
 def card_of(folder: Path) -> str:
@@ -41,7 +42,7 @@ def test_an_export_is_the_healed_smaller_model(
     result = done(ended)
     folder = ended.results / result["cell"]
     wanted = request.parse([str(folder), f"out={tmp_path / 'out'}", "healed=true"])
-    assert "bit for bit" in export(wanted).proof
+    assert EQUAL in export(wanted).proof
     mask = Mask.from_json(result["mask"])
     smaller = smaller_model(wanted.model.load(), mask, repair=wanted.repair)
     smaller.apply(load_file(folder / result["heal"]["folder"] / WEIGHTS))
@@ -94,7 +95,7 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_card, "model_card", lambda _: "")
         patch.setattr(model_card, "_commands", lambda *_: [])
-        assert "bit for bit" in export(wanted).proof
+        assert EQUAL in export(wanted).proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(written), logits(smaller.model.module))
 

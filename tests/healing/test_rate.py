@@ -156,5 +156,5 @@ def test_screen_table_and_record_say_that_training_did_not_help(
     assert result["heal"]["tokens"] == 256 * heal_settings.TRIAL_STEPS
     assert "heal=lora" in ended.err
     (row,) = [line for line in table(result).splitlines() if "healed" in line]
-    assert "did not help" in row
-    assert "did not help" in ended.out
+    assert "not help" in row
+    assert "not help" in ended.out

@@ -180,5 +180,5 @@ def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
     assert kept.heldout == text.heldout, "14 tokens in common are no passage"
     assert samples(*kept.heldout, *kept.windows).shared(windows) == 0
     assert text_apart(text, {"acc/heldout": items}, 1) == text.without(())
-    with pytest.raises(InputError, match=r"0 held-out windows and 8 others.*heal\.heldout"):
+    with pytest.raises(InputError, match=r" 0 .* 8 .*heal\.heldout"):
         text_apart(text, {"ppl/heldout": samples(row(1000), row(2000))}, 1)

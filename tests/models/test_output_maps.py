@@ -61,7 +61,7 @@ def test_only_a_diagonal_map_fits_behind_a_norm() -> None:
     assert fold.form == "diagonal"
     assert "normalises" in (fold.why or "")
     assert fold.axes == (("model.layers.1.post_feedforward_layernorm.weight", 0, 1.0),)
-    with pytest.raises(InputError, match="the map of m1 cannot be folded: the block normalises"):
+    with pytest.raises(InputError, match=r" m1 .*normalises"):
         repaired(build("gemma3"), Repair({3: change("linear")})).__enter__()
 
 
@@ -132,5 +132,5 @@ def test_the_output_projections_are_found(name: str) -> None:
 
 def test_a_module_that_no_zeros_switch_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps_module, "_last", lambda *_: [])
-    with pytest.raises(UnskippableError, match=r"attention of block 1 \(LlamaAttention\)"):
+    with pytest.raises(UnskippableError, match=r"block 1 \(LlamaAttention\)"):
         output_weights(build("llama"), [2])

@@ -73,10 +73,10 @@ def test_gpt_neo_alternates_by_a_nested_list() -> None:
         (
             "GPT2Config",
             {"n_embd": 32, "n_layer": 6, "n_head": 4, "scale_attn_by_inverse_layer_idx": True},
-            "block 2 cannot become block 1: its attn.scaling would change",
+            r"block 2 .*block 1: .*attn\.scaling ",
         ),
-        ("DiffLlamaConfig", LLAMA, "its self_attn.lambda_init would change"),
-        ("Qwen3MoeConfig", MOE | {"decoder_sparse_step": 2}, "its mlp class"),
+        ("DiffLlamaConfig", LLAMA, r"self_attn\.lambda_init "),
+        ("Qwen3MoeConfig", MOE | {"decoder_sparse_step": 2}, "mlp class"),
     ],
     ids=["gpt2", "diffllama", "sparse step"],
 )
@@ -89,7 +89,7 @@ def test_a_changed_flag_that_looks_like_a_block_number_is_detected() -> None:
     config = transformers.SmolLM3Config(**LLAMA, no_rope_layers=[0, 1, 1, 1, 1, 1])
     wrong = pruned_config(config, Mask(N_BLOCKS, (0,)))
     wrong.no_rope_layers = [0, 1, 1, 1, 1]  # block 1 becomes block 0, and its flag 1 becomes 0
-    with pytest.raises(InputError, match=r"its self_attn\.use_rope would change from 1 to 0"):
+    with pytest.raises(InputError, match=r"self_attn\.use_rope .* 1 to 0"):
         check_same_blocks(config, wrong, Mask(N_BLOCKS, (0,)))
 
 

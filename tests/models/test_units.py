@@ -142,9 +142,9 @@ class Line(nn.Module):
 
 
 REFUSED = {
-    "block 0 .*to block 1": lambda: Line(Passing(), Passing()),
-    "not called once each": lambda: Line(*[Passing()] * 2),
-    "no list of 3 blocks": lambda: Line(Passing(), Passing(), count=3),
+    "block 0 .*block 1": lambda: Line(Passing(), Passing()),
+    "called once": lambda: Line(*[Passing()] * 2),
+    "3 blocks .*Line": lambda: Line(Passing(), Passing(), count=3),
 }
 
 

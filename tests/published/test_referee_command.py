@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def given(deep_folder: Path, tmp_path: Path) -> str:
 def test_a_dry_run_says_what_it_would_do_and_what_is_missing(referee: Referee) -> None:
     printed = referee("--only sleb,quark-qwen2.5-5 --dry-run")
     for part in (
-        "4 published masks with 7 numbers",
+        *("4 published ", " 7 numbers"),
         "quark-qwen2.5-5         qwen2_5_14b_instruct   Quark",
         "22 23 24 25 26",
         "model llama2_7b (meta-llama/Llama-2-7b-hf): ",
@@ -79,8 +80,8 @@ def test_a_dry_run_says_what_it_would_do_and_what_is_missing(referee: Referee) -
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--only sleb", "llama2_7b (meta-llama/Llama-2-7b-hf)"),
-        ("--only sleb,slebb", "'slebb'. Did you mean sleb"),
+        ("--only sleb", r"llama2_7b \(meta-llama/Llama-2-7b-hf\)"),
+        ("--only sleb,slebb", "'slebb'.* sleb"),
         ("--only sleb --model llama=x", "--model 'llama'"),
         ("--only sleb --model DIR", "--model DIR"),
         ("--only sleb --text wiki=x", "--text 'wiki'"),
@@ -97,7 +98,7 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises((InputError, SystemExit)) as error:
         referee(line)
-    assert message in f"{error.value} {capsys.readouterr().err}"
+    assert re.search(message, f"{error.value} {capsys.readouterr().err}")
     assert not Path("results/published").exists()
 
 
@@ -121,7 +122,7 @@ def test_masks_of_papers_are_measured_and_a_second_run_measures_only_what_is_mis
     (lost,) = (path for path in folder.glob("*/*.json") if ".terms" not in path.name)
     lost.unlink()
     second = referee(line)
-    assert "12 of 13 measurements are known" in second
+    assert "12 of 13 measurements" in second
     assert second.count("measurement 1 of 1") == 1
     assert rows() == list(table.values())
     monkeypatch.setattr(Model, "load", lambda _: pytest.fail("every measurement is in a file"))

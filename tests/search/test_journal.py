@@ -33,10 +33,8 @@ def cell(results: Path, name: str, key: str = "key") -> tuple[Journal, Store]:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_names_the_blocks(loss: float) -> None:
-    with pytest.raises(LossError) as caught:
+    with pytest.raises(LossError, match=rf" {loss} .*\[2, 5\] .*model\.dtype=float32"):
         Score(Mask(N, (5, 2)), loss, (loss,), 0.1)
-    assert f"{loss} with blocks [2, 5] removed" in str(caught.value)
-    assert "model.dtype=float32" in str(caught.value)
 
 
 @settings(deadline=None, max_examples=60)
@@ -84,9 +82,8 @@ def test_a_damaged_line_in_the_middle_is_named_by_its_number(tmp_path: Path, bad
     path = tmp_path / "trace.jsonl"
     lines = [json.dumps(score(block).to_line()) for block in range(3)]
     path.write_text("\n".join([lines[0], lines[1], bad, lines[2], ""]))
-    with pytest.raises(DamagedError) as caught:
+    with pytest.raises(DamagedError, match=rf"^{path}, line 3 .*damaged"):
         Journal.open(path, N)
-    assert f"{path}, line 3 is damaged" in str(caught.value)
 
 
 def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_path: Path) -> None:
@@ -110,7 +107,7 @@ def test_a_damaged_line_of_another_cell_is_skipped_with_a_warning(
         assert store.find([Mask(N, (2,))]) == [score(2, seconds=0.0)]
         assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
         assert not store.find([Mask(N, (3,))]), "it continues reading and does not warn again"
-    assert [record.getMessage() for record in caplog.records] == [f"{first.path}: skipped a damaged line"]
+    assert [record.args for record in caplog.records] == [(first.path,)]
 
 
 def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
@@ -118,6 +115,5 @@ def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
     journal.add(score(1))
     cell(tmp_path, "a", key="one")
     cell(tmp_path, "b", key="two")
-    with pytest.raises(ForeignError, match=r"other calibration samples.*paths\.results=DIR") as caught:
+    with pytest.raises(ForeignError, match=rf"^{tmp_path / 'a'} .*paths\.results=DIR"):
         cell(tmp_path, "a", key="two")
-    assert str(tmp_path / "a") in str(caught.value)
