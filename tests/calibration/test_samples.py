@@ -42,7 +42,7 @@ def both_samples() -> Samples:
 
 @pytest.mark.parametrize("span", [(0, 2), (2, 2), (1, 4)])
 def test_a_row_has_tokens_to_score_and_one_before_them(span: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="does not fit 3 tokens"):
+    with pytest.raises(ValueError, match=rf"span \({span[0]}, {span[1]}\) .* 3 "):
         Row((4, 5, 6), span)
 
 
@@ -140,7 +140,7 @@ def test_draws_are_those_of_the_seed_and_disjoint_ones_share_nothing() -> None:
     assert [len(draw) for draw in draws] == [4, 4, 4]
     assert all(set(a).isdisjoint(b) for a, b in combinations(draws, 2))
     assert draws[0] != [0, 1, 2, 3], "windows next to each other, which are of the same document"
-    with pytest.raises(InputError, match=r"calibration\.seed=3 .*has 14 windows.*0 to 2"):
+    with pytest.raises(InputError, match=r"calibration\.seed=3 .* 14 .*0 to 2"):
         drawn(14, 4, 3, True, "calibration", "the pool has 14 windows")
 
 

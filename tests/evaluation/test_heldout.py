@@ -186,7 +186,7 @@ def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: An
 @pytest.mark.parametrize(
     ("calibration", "metric", "share"),
     [
-        (Text("pydoc", 40, 48, 1, part="heldout"), "ppl/heldout", r"text in \d+ of 20 windows"),
+        (Text("pydoc", 40, 48, 1, part="heldout"), "ppl/heldout", r"\d+ of 20 windows"),
         (Items("commonsense", 60, 1, part="heldout"), "acc/heldout", r"\d+ of 100 items"),
     ],
 )
@@ -200,7 +200,7 @@ def test_calibration_on_the_evaluation_data_is_refused(
     for one in (samples, other):
         assert f"({one.source}, {one.sha256[:12]})" in str(caught.value)
     assert f"{metric} (" in str(caught.value)
-    assert re.search(f"share {share}", str(caught.value))
+    assert re.search(share, str(caught.value))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

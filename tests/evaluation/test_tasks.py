@@ -260,5 +260,5 @@ def test_an_answer_that_cannot_be_scored_is_refused_with_the_task(
 ) -> None:
     index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["It is.", ""]])
     monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
-    with pytest.raises(InputError, match="the answer '' has no tokens"):
+    with pytest.raises(InputError, match="answer ''"):
         Zeroshot(["promptless"], scorer="engine").data(tokenizer_of(folder))
