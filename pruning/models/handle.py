@@ -247,7 +247,8 @@ class Model:
         """
         import transformers
 
-        found = self.read_with(transformers.AutoTokenizer, *self.place)
+        place, located = self.place
+        found = self.read_with(transformers.AutoTokenizer, place, {**located, "config": self.config})
         if len(found.get_vocab()) <= len(found.get_added_vocab()):
             raise InputError(NO_TOKENIZER.format(self.name, self.place[0]))
         return found
@@ -343,7 +344,7 @@ class Model:
         options = located | self.device_options | {"output_loading_info": True}
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
-            options["use_safetensors"] = True
+            options |= {"use_safetensors": True, "config": self.config}
         log.info("loading %s (%s) from %s", self.name, self.dtype, self.path if self.is_gguf else place)
         # For a GGUF file, transformers shows a bar that no setting hides; in a log file, it takes 100 lines.
         hidden = self.is_gguf and not is_terminal(sys.stderr)

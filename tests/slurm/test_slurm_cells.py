@@ -13,8 +13,8 @@ from pruning.launcher.cell_state import StateName, cell_states
 from pruning.launcher.job import ROOT
 from pruning.launcher.submission import submissions
 from tests.conftest import N_BLOCKS
-from tests.helpers.commands import depth_pruning
 from tests.helpers.jobs import journals
+from tests.helpers.subprocesses import depth_pruning
 from tests.slurm.conftest import Grid, until
 
 FOUR = ("-m", "algo=one_shot,greedy,beam,contiguous", "k=2", "launcher.parallel=4")

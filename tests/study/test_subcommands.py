@@ -17,7 +17,7 @@ from pruning.config.groups import BUILT, GROUPS, default_options, description, o
 from pruning.config.help_page import OWN, USUAL, grid_help
 from pruning.core import terminal
 from pruning.core.errors import InputError
-from tests.helpers.commands import depth_pruning
+from tests.helpers.subprocesses import depth_pruning
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from pruning.core.errors import InputError
 from pruning.tracking.browse import asked, free_port
 from pruning.tracking.mlflow_run import summary
 from pruning.tracking.store import MLflow
-from tests.helpers.commands import ROOT
+from tests.helpers.subprocesses import ROOT
 
 
 @pytest.mark.parametrize(
