@@ -20,6 +20,10 @@ SHOWN = {
     "model": "local",
     "calibration": "text_file",
 }  # options whose files describe the settings that all options of a group have
+ENDS = (
+    "first",
+    "last",
+)  # of the model; `protect` is an empty group by default, so no file lists its settings
 OWN = "Part of "  # the first words of the description of an experiment from this project's studies
 
 USAGE = """\
@@ -48,6 +52,7 @@ def grid_help(program: str, everything: bool = False) -> str:
     known = [*groups.settings_in((groups.CONF / "config.yaml").read_text(encoding="utf-8"))]
     for group, option in SHOWN.items():
         known += groups.settings_in(groups.text_of(group, option), f"{group}.")
+    known += [groups.Setting(f"protect.{end}", "0", f"number of {end} blocks that stay") for end in ENDS]
     shown = [setting for setting in known if everything or setting.name in USUAL]
     return "\n".join([*parts, "Settings, as NAME=VALUE, with their defaults:\n", *_lines(shown), END])
 
