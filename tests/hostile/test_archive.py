@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -286,7 +287,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_archive_changes_nothing(damage: str, packed: Path, tmp_path: Path) -> None:
     DAMAGE[damage](packed)
-    with pytest.raises(InputError, match=r"small\.tar\.xz is damaged"):
+    with pytest.raises(InputError, match=r"small\.tar\.xz .*damaged"):
         archive.unpack(packed, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -322,19 +323,19 @@ def test_a_kill_while_files_are_put_in_place_leaves_whole_files(
 
 # The words of a command, and what its refusal names.
 COMMANDS = [
-    ("unpack source new", "source cannot be read"),
-    ("unpack text.tar.xz new", "text.tar.xz is damaged"),
-    ("unpack small.tar.xz text.tar.xz", "text.tar.xz cannot be written (File exists)"),
-    ("unpack small.tar.xz dangling", "dangling cannot be written (File exists)"),
+    ("unpack source new", r"^source .*read"),
+    ("unpack text.tar.xz new", r"^text\.tar\.xz .*damaged"),
+    ("unpack small.tar.xz text.tar.xz", r"^text\.tar\.xz .*\(File exists\)"),
+    ("unpack small.tar.xz dangling", r"^dangling .*\(File exists\)"),
     ("unpack small.tar.xz halves", "halves/calibration "),
     ("pack gone small a.tar.xz", "gone"),
-    ("pack source smal a.tar.xz", "'smal'. Did you mean small?"),
-    ("pack source ../small a.tar.xz", "'../small'"),
-    ("pack source small a.zip", "a.zip"),
-    ("pack source small folder.tar.xz", "folder.tar.xz is not a file"),
-    ("pack source small text.tar.xz/a.tar.xz", "text.tar.xz/a.tar.xz was not packed"),
-    ("pack source planted a.tar.xz", "planted.json is damaged ('../../etc'"),
-    ("pack source list a.tar.xz", "list.json is damaged"),
+    ("pack source smal a.tar.xz", r"'smal'.* small\?"),
+    ("pack source ../small a.tar.xz", r"'\.\./small'"),
+    ("pack source small a.zip", r"a\.zip"),
+    ("pack source small folder.tar.xz", r"^folder\.tar\.xz .* file"),
+    ("pack source small text.tar.xz/a.tar.xz", r"^text\.tar\.xz/a\.tar\.xz .*packed"),
+    ("pack source planted a.tar.xz", r"planted\.json .*'\.\./\.\./etc'"),
+    ("pack source list a.tar.xz", r"list\.json .*damaged"),
 ]
 ODD = {"planted": b'{"cells": ["../../etc"]}', "list": b"[]"}
 
@@ -357,7 +358,7 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert named in (said := capsys.readouterr().err)
+    assert re.search(named, said := capsys.readouterr().err)
     assert said.count("\n") == 1
     assert not Path("a.tar.xz").exists()
     assert not Path("new").exists()

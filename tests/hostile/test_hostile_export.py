@@ -107,7 +107,7 @@ def test_what_no_export_wrote_is_never_replaced(
 def test_an_export_of_another_model_is_not_replaced(dense: Path, made: Path) -> None:
     edit_weights(dense, lambda tensors: tensors | {"model.norm.weight": tensors["model.norm.weight"] + 1})
     before = tree(made)
-    with pytest.raises(InputError, match="another model"):
+    with pytest.raises(InputError, match=r" model: .*force=true"):
         export(request(dense, made))
     assert tree(made) == before
 
@@ -145,7 +145,7 @@ def test_an_empty_directory_and_a_link_to_one_are_used(dense: Path, tmp_path: Pa
 
 
 BAD = {
-    **dict.fromkeys(("", "  ", "."), "new directory"),
+    **{out: f"'{re.escape(out)}'" for out in ("", "  ", ".")},
     "/proc/out": "/proc/out",
     "/proc": "/proc",
     "/dev/null": "/dev/null",
@@ -169,15 +169,15 @@ def test_an_output_directory_that_cannot_be_is_refused(
     [
         ("export=", "export=''"),
         ("export=/proc/out", "/proc/out"),
-        ("export=results/..", "results folder"),
+        ("export=results/..", r"export=(/\S+) .*\1/results"),
         ("paths.results=/proc/results", "/proc/results"),
-        ("paths.results=' '", "paths.results"),
+        ("paths.results=' '", r"paths\.results"),
     ],
 )
 def test_a_launch_is_refused_before_the_search(launch: Command, word: str, named: str) -> None:
     ended = launch("k=1", word)
     assert (ended.status, ended.all()) == (2, [])
-    assert named in " ".join(ended.err.split())
+    assert re.search(named, " ".join(ended.err.split()))
     assert ended.err.count("\n") == 2  # the first line is printed at once: reading the settings
 
 
@@ -245,7 +245,7 @@ def test_an_export_into_the_folder_of_its_model_or_of_a_cell_is_refused(
     (tmp_path / "linked").symlink_to(model)
     before = sorted(tmp_path.rglob("*"))
     for place in (model / "out", tmp_path / "linked" / "a" / "out", cell, cell / "out", cell / "out.gguf"):
-        with pytest.raises(InputError, match=r"out=\S+ is inside"):
+        with pytest.raises(InputError, match=r"out=\S+ .*inside"):
             written(request(model, directory(place), 2))
     ended = launch("k=2", "algo=one_shot", f"export={cell / 'out'}")
     assert (ended.status, len(ended.all())) == (2, 1)

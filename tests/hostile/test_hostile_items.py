@@ -134,7 +134,7 @@ def test_requests_that_differ_from_the_items_are_never_sent(folder: Path, tmp_pa
     evaluation = LocalFiles(items={"mine": str(path)})
     (task,) = evaluation.data(tokenizer_of(folder)).values()
     task.task.set_config("doc_to_text", "question")  # type: ignore[attr-defined]
-    with pytest.raises(RequestError, match="other requests"):
+    with pytest.raises(RequestError, match=r"constraints\.txt"):
         evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS))
 
 
@@ -184,7 +184,7 @@ class Blank(Numbers):
 @pytest.mark.parametrize(
     ("samples", "named"),
     [
-        (windows((1, 2), (3, 4)), "white space"),
+        (windows((1, 2), (3, 4)), r"\(t\) .*space"),
         (windows((11, 12), (11, 12)), "2 windows"),
         (windows((11, 12, 13, 14, 15)), r"5 tokens, .* 4: .*calibration\.length"),
     ],
@@ -275,7 +275,7 @@ TWO = Estimate((1.0, 3.0), (0, 0))
     ("line", "named"),
     [
         (score(1.5, 1.0, 2.0), r"line 1 .*1\.5.*1\.75"),
-        (score(1.0, 1.0, 1.0, 1.0), "3 terms of 3 samples"),
+        (score(1.0, 1.0, 1.0, 1.0), r"line 1 .* 3 .* 3 .* 2\."),
         (score(2.0, 1.0, of=2), "line 1 .*2.*1"),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_journal_line_that_contradicts_itself_is_damaged(
         Journal.open(path, N_BLOCKS, TWO)
     store = Store(tmp_path, "key", "other", N_BLOCKS, estimate=TWO)
     assert store.find([line.mask]) == []
-    assert "damaged line" in caplog.text
+    assert f"{path}: " in caplog.text
 
 
 FILES = ["arc_easy.jsonl", "arc_challenge.jsonl", "piqa.jsonl", "boolq.jsonl", "commonsense170k_part.json"]

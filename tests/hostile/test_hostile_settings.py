@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,28 @@ CASES: list[tuple[str, list[str], str]] = [
     ("", ["ratio=inf"], "ratio=inf "),
     ("", ["ratio=-1"], "ratio=-1 "),
     ("", ["ratio=abc"], "ratio=abc "),
-    ("", ["k=1.5"], "k=1.5 "),
+    ("", ["k=1.5"], r"k=1\.5 "),
     ("", ["max_evaluations=99999999999999999999"], "max_evaluations=99999999999999999999 "),
-    ("", ["calibration.length=1e9"], "calibration.length=1e9 "),
-    ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: lazy, rank"),
-    ("", ["+racing.foo=1"], "racing has no setting 'foo'. Its settings: delta"),
-    ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
-    ("", ["algos=greedy"], "'algos'. Did you mean algo? Available: algo, budget, calibration"),
-    ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm"),
-    ("", ["algo=genetic", "algo.width=2"], "algo=genetic has no setting 'width'"),
-    ("-m", ["algo=a,b"], "unknown algo 'a'"),
-    ("", ["algo=null"], "unknown algo 'null'. Available: annealing"),
-    ("", ["algo=1"], "unknown algo '1'. Available: annealing"),
-    ("", ["algo=[greedy,beam]"], "unknown algo '['greedy', 'beam']'"),
-    ("", ["~racing"], "~racing would remove settings"),
-    ("", ["protect=null"], "protect.first=N"),
-    ("", ["~protect"], "~protect would remove settings"),
-    ("", ["~algo"], "algo=..."),
-    ("", ["model.path=a,b"], "model.path=a,b holds a comma. Add -m"),
-    ("", ["calibration=text_file", "calibration.path=/tmp"], "calibration.path=/tmp is a folder"),
-    ("", ["eval=local", "eval.items={a: /tmp}"], "eval.items.a=/tmp is a folder"),
-    ("", [CORPUS[0], CORPUS[1] % "1e9"], "eval.corpora.a.window=1000000000.0 is not valid"),
-    ("", [CORPUS[0], CORPUS[1] % "abc"], "eval.corpora.a.window='abc' is not valid"),
+    ("", ["calibration.length=1e9"], r"calibration\.length=1e9 "),
+    ("", ["+algo.foo=1"], "algo=greedy .*'foo'.* lazy, rank"),
+    ("", ["+racing.foo=1"], "racing .*'foo'.* delta"),
+    ("", ["+model.resources.foo=1"], r"model\.resources .*'foo'"),
+    ("", ["algos=greedy"], r"'algos'.* algo\?.* algo, budget, calibration"),
+    ("", ["launcher.requeues=-1"], r"launcher\.requeues .*launcher=slurm"),
+    ("", ["algo=genetic", "algo.width=2"], "algo=genetic .*'width'"),
+    ("-m", ["algo=a,b"], "algo 'a'"),
+    ("", ["algo=null"], "algo 'null'.* annealing"),
+    ("", ["algo=1"], "algo '1'.* annealing"),
+    ("", ["algo=[greedy,beam]"], r"algo '\['greedy', 'beam'\]'"),
+    ("", ["~racing"], "~racing .*remove"),
+    ("", ["protect=null"], r"protect\.first=N"),
+    ("", ["~protect"], "~protect .*remove"),
+    ("", ["~algo"], r"algo=\.\.\."),
+    ("", ["model.path=a,b"], r"model\.path=a,b .* -m .*model\.path=\[a,b\]"),
+    ("", ["calibration=text_file", "calibration.path=/tmp"], r"calibration\.path=/tmp .*folder"),
+    ("", ["eval=local", "eval.items={a: /tmp}"], r"eval\.items\.a=/tmp .*folder"),
+    ("", [CORPUS[0], CORPUS[1] % "1e9"], r"eval\.corpora\.a\.window=1000000000\.0 .* int"),
+    ("", [CORPUS[0], CORPUS[1] % "abc"], r"eval\.corpora\.a\.window='abc' .* int"),
 ]
 
 
@@ -59,8 +60,8 @@ def test_a_wrong_word_is_named_in_one_sentence(
     calibrated = not any(word.startswith("calibration") for word in words)
     ended = launch(*filter(None, [flag]), *words, calibrated=calibrated)
     assert (ended.status, ended.all()) == (2, [])
-    assert ended.err.splitlines()[0] == "reading the settings"
-    assert named in ended.err
+    assert "settings" in ended.err.partition("\n")[0]
+    assert re.search(named, ended.err.partition("\n")[2])
     assert not {"append", "Traceback", "Conf'", "HYDRA_FULL_ERROR=1"} & set(ended.err.split())
 
 
@@ -94,7 +95,7 @@ def test_settings_may_stand_on_both_sides_of_a_flag() -> None:
 
 @pytest.mark.parametrize("launcher", [Slurm(requeues=-1), Slurm(parallel=0), Slurm(warning_seconds=0)])
 def test_each_number_of_a_launcher_has_its_range(launcher: Slurm) -> None:
-    with pytest.raises(InputError, match=r"launcher\.\w+=-?\d .* [01] or more"):
+    with pytest.raises(InputError, match=r"launcher\.\w+=-?\d .* [01]\b"):
         launcher.check({"tiny": Resources()})
 
 
@@ -122,8 +123,7 @@ def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -
 def test_no_message_offers_an_empty_range(n_blocks: int, first: int) -> None:
     with pytest.raises(InputError) as error:
         Removal(None, 4 if first else 1, first=first).space(n_blocks)
-    assert "from 1 to 0" not in str(error.value)
-    assert "from 1 to 1" not in str(error.value)
+    assert not re.search(r"\b1 to [01]\b", str(error.value))
 
 
 def test_the_first_line_of_an_error_never_ends_in_a_list_that_is_cut_off() -> None:
@@ -146,5 +146,5 @@ def test_a_file_without_permission_is_named(
 
     monkeypatch.setattr(Path, "open", closed)
     ended = launch("calibration=text_file", f"calibration.path={file}")
-    assert f"calibration.path={file} cannot be read (Permission denied)" in ended.err
+    assert re.search(rf"calibration\.path={file} .*\(Permission denied\)", ended.err)
     assert ended.status == 2

@@ -89,11 +89,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing shard": (without_a_shard, r"model-00002-of-"),
     "wrong index": (with_a_wrong_index, r"model\.norm\.weight"),
     "index of a file outside": (outside, r"\.\./outside\.safetensors"),
-    "truncated": (in_file(lambda file: file.write_bytes(file.read_bytes()[:-1000])), "truncated or damaged"),
-    "empty file": (in_file(content(b"")), "truncated or damaged"),
-    "dangling link": (in_file(unlink), r"no weights"),
+    "truncated": (in_file(lambda file: file.write_bytes(file.read_bytes()[:-1000])), "safetensors .*damaged"),
+    "empty file": (in_file(content(b"")), "safetensors .*damaged"),
+    "dangling link": (in_file(unlink), r"model\.path=\S+ .*\bweights"),
     "config.json": (lambda f: (f / "config.json").write_text("{"), r"config\.json"),
-    "impossible": (in_config(num_attention_heads=5), "attention heads"),
+    "impossible": (in_config(num_attention_heads=5), r"\(32\) .*\(5\)"),
     "a foreign kernel": (in_config(attn_implementation="evil/kernel"), r"evil/kernel .*attn_implementation"),
 }
 
@@ -125,7 +125,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "vision-language": ("Qwen2_5_VLConfig", {}, "causal"),
     "images": ("ViTConfig", {}, "causal"),
     "masked": ("BertConfig", {"architectures": ["BertForMaskedLM"]}, "masked"),
-    "gemma3n": ("Gemma3nTextConfig", {"num_kv_shared_layers": 2}, "keys and values"),
+    "gemma3n": ("Gemma3nTextConfig", {"num_kv_shared_layers": 2}, " 2 blocks"),
     "quantised": ("LlamaConfig", {"quantization_config": {"quant_method": "unheard-of"}}, r"\(unheard-of\)"),
 }
 
@@ -253,7 +253,7 @@ def test_an_unwritable_cache_is_named_before_the_search(
     words += ["model.path=smollm2"] if "model=smollm2" in words else []
     ended = launch("k=1", *words)
     assert (ended.status, ended.all()) == (2, [])
-    assert f"the cache folder {folder} " in ended.err
+    assert f" {folder} " in ended.err
     assert "DEPTH_PRUNING_CACHE" in ended.err
 
 
@@ -293,7 +293,7 @@ def test_an_unreachable_hub_is_tried_once(
     wheels.use_hub.cache_clear()
     wheels.use_hub()
     wheels.use_hub()
-    assert caplog.text.count("cannot be reached (no route)") == 1
+    assert caplog.text.count("(no route)") == 1
     assert constants.HF_HUB_OFFLINE
     wheels.use_hub.cache_clear()
 
@@ -394,7 +394,7 @@ def test_changed_weights_are_another_cell_and_no_old_number_is_reused(
     words = ("k=1", "algo=one_shot", f"model.path={large}")
     begun = launch(*words)
     first = begun.result()
-    assert "MB of weights" in begun.err, "large files show their progress"
+    assert re.search(r"\d MB .*weights", begun.err), "large files show their progress"
     assert launch(*words).nothing_ran
     negate(large)
     ended = launch(*words)

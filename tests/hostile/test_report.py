@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -70,17 +71,17 @@ GONE = object()
 
 
 RESULTS = {
-    "truncated": (half, "is damaged"),
-    "binary": (content(b"\xff\xfe\x00"), "is damaged"),
-    "a list": (content(b"[]"), "holds no result"),
-    "a folder": (folder_instead, "cannot be read"),
+    "truncated": (half, "damaged"),
+    "binary": (content(b"\xff\xfe\x00"), "damaged"),
+    "a list": (content(b"[]"), "no result"),
+    "a folder": (folder_instead, "read ("),
     "no mask": (changed("mask", to=GONE), "'mask'"),
     "text for a loss": (changed("calibration", "loss", to="low"), "'low'"),
     "text for a metric": (changed("evaluation", "pruned", "acc/heldout", to="high"), "acc/heldout"),
     "a block too many": (changed("mask", "dropped", to=[99]), "[99]"),
-    "no configuration": (changed("config", to=7), "is damaged"),
+    "no configuration": (changed("config", to=7), "damaged"),
     "unknown status": (changed("status", to="perhaps"), "'perhaps'"),
-    "of another cell": (changed("cell", to="other"), "another cell, other"),
+    "of another cell": (changed("cell", to="other"), ", other"),
 }
 
 
@@ -135,12 +136,8 @@ def test_the_page_says_which_files_are_damaged_and_shows_the_rest(results: Path)
     journal.unlink()
     half(next(results.glob("*-one_shot-*")) / "result.json")
     text = page.write(AskedStudy(results, "small"), results / "figures").read_text(encoding="utf-8")
-    for words in (
-        "2 files are damaged or missing.",
-        f"{journal.parent.name}/trace.jsonl is missing",
-        "1 damaged",
-    ):
-        assert words in text
+    for words in ("<strong>2 files ", rf"{journal.parent.name}/trace\.jsonl .*missing", "1 damaged"):
+        assert re.search(words, text)
     assert "± unknown" in text
     assert "drawing failed" not in text
 
@@ -151,17 +148,17 @@ def no_result_whole(study: Path) -> None:
 
 
 STUDIES = {
-    "truncated": (half, ".", "small.json is damaged"),
-    "numbers": (content(b'{"cells": [1]}'), ".", "small.json is damaged"),
-    "no cells": (content(b'{"cells": []}'), ".", "lists no cells"),
-    "a folder": (folder_instead, ".", "cannot be read"),
-    "no result that is whole": (no_result_whole, ".", "result.json is damaged"),
+    "truncated": (half, ".", r"small\.json .*damaged"),
+    "numbers": (content(b'{"cells": [1]}'), ".", r"small\.json .*damaged"),
+    "no cells": (content(b'{"cells": []}'), ".", "'small' .*depth-pruning grid"),
+    "a folder": (folder_instead, ".", r"small\.json .*read"),
+    "no result that is whole": (no_result_whole, ".", r"result\.json .*damaged"),
     "results that are absent": (Path.exists, "absent", "absent"),
     "results that are a file": (Path.exists, "studies/small.json", "small.json"),
     "a damaged archive": (
         lambda path: (path.parents[1] / "a.tar.xz").touch(),
         "a.tar.xz",
-        "a.tar.xz is damaged",
+        r"a\.tar\.xz .*damaged",
     ),
 }
 

@@ -61,7 +61,7 @@ def test_a_full_disk_stops_a_search_and_the_same_command_continues(
         ended = launch("-m", "k=2", "algo=greedy,one_shot")
     (journal,) = ended.results.glob("*/trace.jsonl")
     assert ended.status == 1
-    assert ended.err.splitlines()[-1].startswith(f"{journal} cannot be written")
+    assert re.match(rf"{journal} .*full", ended.err.splitlines()[-1])
     assert "Traceback" not in ended.err
     assert ended.all() == []
     kept = b"".join(line for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
@@ -84,7 +84,7 @@ def test_a_folder_of_a_colleague_fails_its_own_cell_only(
     monkeypatch.setattr(Path, "mkdir", closed)
     ended = launch("-m", "k=1", "algo=greedy,one_shot")
     assert ended.status == 1
-    assert "permission denied" in ended.out
+    assert DENIED[1].lower() in ended.out
     assert "tiny-perplexity-greedy" in ended.err
     assert "Traceback" not in ended.err
     assert ended.result("one_shot")["status"] == "done"
@@ -102,18 +102,18 @@ def test_a_cell_that_another_process_runs_has_not_failed(launch: Command) -> Non
 
 
 FAULTS = [
-    (PermissionError(*DENIED, "/data/x"), "/data/x is not accessible (permission denied)"),
-    (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x is not accessible (read-only"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded", "/data/x"), "/data/x cannot be written"),
-    (IsADirectoryError(errno.EISDIR, "Is a directory", "/data"), "/data cannot be used: is a directory"),
-    (OSError(errno.ENAMETOOLONG, "File name too long", "/data"), "/data cannot be used: file name"),
-    (OSError("strange"), "strange."),
+    (PermissionError(*DENIED, "/data/x"), r"^/data/x .*\(permission denied\).*paths\.results=DIR"),
+    (OSError(errno.EROFS, "Read-only file system", "/data/x"), r"^/data/x .*\(read-only"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "/data/x"), r"^/data/x .*full"),
+    (IsADirectoryError(errno.EISDIR, "Is a directory", "/data"), r"^/data .*: is a directory\.$"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "/data"), r"^/data .*: file name too long\.$"),
+    (OSError("strange"), r"^strange\.$"),
 ]
 
 
 @pytest.mark.parametrize(("error", "text"), FAULTS)
 def test_each_fault_of_a_file_is_a_sentence(error: OSError, text: str) -> None:
-    assert text in sentence(error)
+    assert re.search(text, sentence(error))
 
 
 FULL = OSError(errno.ENOSPC, "No space left")
@@ -124,7 +124,7 @@ FULL = OSError(errno.ENOSPC, "No space left")
     [
         (KeyboardInterrupt(), 130, "interrupted: "),
         (InputError("wrong"), 2, "wrong"),
-        (FULL, 1, "a file cannot be"),
+        (FULL, 1, "a file "),
     ],
 )
 def test_every_command_ends_in_one_line(
@@ -159,14 +159,13 @@ def test_ctrl_c_in_the_first_second_is_one_line(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
-        while (
-            process.poll() is None
-        ):  # an import of a library can swallow an interrupt: then it is pressed again
+        # An import of a library can swallow an interrupt: then it is pressed again.
+        while process.poll() is None:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.7)
         out, err = process.communicate(timeout=60)
-    assert first == "reading the settings\n", "a first line is shown before the slow imports"
+    assert "settings" in first, "a first line is shown before the slow imports"
     assert process.returncode == 130
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("interrupted: ")
@@ -176,7 +175,7 @@ def test_ctrl_c_in_the_first_second_is_one_line(tmp_path: Path) -> None:
     ("redirected", "status", "said"),
     [
         ("| true", 1, ""),
-        ("> /dev/full", 1, "the disk is full"),
+        ("> /dev/full", 1, "disk"),
         (">&-", 0, ""),
         ("2>&-", 0, ""),
         ("<&- >&- 2>&-", 0, ""),

@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     ),
     "one name twice": (
         lambda model, tmp: [model, changed(model, tmp / "second" / model.name)],
-        "both named model0",
+        "model0 .*/second/model0 .* model0:",
     ),
     "a setting of cells": (lambda model, _: [model, model, "ratio=0.2"], "ratio=0.2"),
     "speed": (lambda model, tmp: [model, changed(model, tmp), "eval=speed"], "eval=speed"),

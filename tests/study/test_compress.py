@@ -84,16 +84,16 @@ def test_the_table_has_every_model_with_what_was_measured(compressed: Command, t
     sizes = evaluation["speed"]["sizes"]
     assert shown["dense"][-2] == f"{sizes['dense']['parameters']:,}"
     assert shown["healed"][4:] == shown["pruned"][4:] != shown["dense"][4:]
-    assert "healed against dense" in ended.out
+    assert re.search(r"^healed .*dense", ended.out, re.M)
     for label, word in (
-        ("novel perplexity", "within error|worse|better"),
-        ("choice of the blocks", "tied|scored"),
+        ("novel perplexity", "within|worse|better"),
+        ("choice", "tied|scored"),
     ):
-        assert re.search(rf"^  {label} +.*({word})", ended.out, re.M)
+        assert re.search(rf"^  {label} .*({word})", ended.out, re.M)
     assert result["calibration"]["source"] == "pydoc + wikipedia_sample"
     assert result["heal"]["source"] == "embedded"
     assert "guide" not in result["config"], "the table does not make another cell"
-    assert (result["config"]["eval"]["option"], ended.err.count("to run")) == ("embedded", 1)
+    assert (result["config"]["eval"]["option"], ended.err.count("cells: ")) == ("embedded", 1)
     assert "speed" in evaluation["settings"]
 
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -82,7 +82,7 @@ def test_one_cell_writes_its_files_and_its_loss_can_be_recomputed(
         metrics = result["evaluation"][which]
         assert metrics["ppl/heldout"] > 1
         assert 0 <= metrics["acc/heldout"] <= 1
-    assert "blocks dropped" in ended.out
+    assert f"tiny {objective} greedy 0.34 " in ended.out
 
 
 def test_greedy_finds_what_trying_everything_in_each_round_finds(launch: Command) -> None:
@@ -164,7 +164,7 @@ def test_a_result_of_another_cell_in_the_folder_is_an_error(launch: Command) -> 
     assert all(part in again.err for part in (f"{path} ", f"({cell}0)"))
     assert again.status == 2
     path.write_text(text[:-40])
-    assert f"{path} is damaged" in launch("k=1").err
+    assert "damaged" in launch("k=1").err.partition(f"{path} ")[2]
 
 
 def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
@@ -185,7 +185,7 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
     assert (failed["status"], error["type"], error["message"]) == ("failed", "RuntimeError", "no such luck")
     assert "no such luck" in Path(failed["error"]["log"]).read_text()
     assert ended.result("one_shot")["status"] == "done"
-    assert "1 of 2 cells failed" in ended.out
+    assert "1 of 2 cells " in ended.out
     again = launch("-m", "algo=greedy,one_shot", "k=2")
     assert again.status == 0
     assert again.result("greedy")["status"] == "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +14,50 @@ from tests.helpers.architectures import build
 
 LINEAR = ("k=2", "compensation=linear")
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
-    "both sizes": (("k=2", "ratio=0.5"), "ratio or k"),
-    "no size": (("ratio=null",), "ratio or k"),
-    "ratio": (("ratio=1.5",), "ratio=1.5"),
-    "no block": (("ratio=0.01",), "ratio=0.01"),
+    "both sizes": (("k=2", "ratio=0.5"), r"ratio=0\.5 .*k=2"),
+    "no size": (("ratio=null",), "ratio=None .*k=None"),
+    "ratio": (("ratio=1.5",), r"ratio=1\.5"),
+    "no block": (("ratio=0.01",), r"ratio=0\.01"),
     "k of 0": (("k=0",), "k=0"),
     "dashes": (("--k=3",), "Write k=3"),
     "spaces": (("k", "=", "3"), "Write k=3"),
-    "dots": (("k=1", "seed=0..2"), "range(0,3)"),
+    "dots": (("k=1", "seed=0..2"), r"range\(0,3\)"),
     "all blocks": (("k=6",), "k = 6"),
-    "protected": (("k=4", "protect.first=2", "protect.last=2"), "of 6, of which 2 are unprotected"),
+    "protected": (("k=4", "protect.first=2", "protect.last=2"), "k = 4 .* 6, .* 2 "),
     "kind": (("objective=margin", "calibration=pydoc"), "calibration=pydoc"),
-    "no file": (("calibration=text_file", "calibration.path=nowhere.txt"), "nowhere.txt"),
-    "no path": (("calibration=text_file",), "calibration.path=FILE"),
-    "no model": (("model.path=nowhere",), "model.path=nowhere"),
-    "dtype": (("model.dtype=float8",), "model.dtype 'float8'"),
-    "too few": (("calibration.samples=100000",), "lower calibration.samples"),
-    "too few items": (("objective=margin", "calibration.samples=9999"), "calibration.samples=9999"),
+    "no file": (("calibration=text_file", "calibration.path=nowhere.txt"), r"nowhere\.txt"),
+    "no path": (("calibration=text_file",), r"calibration\.path=FILE"),
+    "no model": (("model.path=nowhere",), r"model\.path=nowhere"),
+    "dtype": (("model.dtype=float8",), r"model\.dtype 'float8'"),
+    "too few": (("calibration.samples=100000",), r" 100000 .*calibration\.samples"),
+    "too few items": (("objective=margin", "calibration.samples=9999"), r"calibration\.samples=9999"),
     "seed": (("seed=-1",), "seed=-1"),
-    "study": (("study=../../evil",), "study='../../evil'"),
+    "study": (("study=../../evil",), r"study='\.\./\.\./evil'"),
     "results": (("paths.results=/proc/nowhere",), "/proc/nowhere"),
-    "model": (("model=lama3",), "model 'lama3'. Did you mean llama3"),
-    "racing": (("k=2", "racing.delta=2"), "racing.delta=2"),
+    "model": (("model=lama3",), r"model 'lama3'.* llama3.*\?"),
+    "racing": (("k=2", "racing.delta=2"), r"racing\.delta=2"),
     "budget": (("k=3", "max_evaluations=0"), "max_evaluations=0"),
-    "out of reach": (("algo=exhaustive", "algo.limit=10", "k=3"), "algo.limit=10"),
+    "out of reach": (("algo=exhaustive", "algo.limit=10", "k=3"), r"algo\.limit=10"),
     "unit": (("unit=layers", "k=1"), "unit 'layers'"),
     "sub-layers by k": (("unit=sublayer", "k=40"), "k = 40"),
-    "latency by k": (("unit=sublayer", "budget=latency", "k=2"), "budget=latency and k=2"),
-    "latency": (("budget=latency", "ratio=0.34", "latency.tokens=4096"), "latency.tokens=4096"),
-    "repair in the search": ((*LINEAR, "compensation.search=true"), "compensation.search"),
-    "ridge": ((*LINEAR, "compensation.ridge=[0]"), "compensation.ridge=[0.0]"),
+    "latency by k": (("unit=sublayer", "budget=latency", "k=2"), "budget=latency .*k=2"),
+    "latency": (("budget=latency", "ratio=0.34", "latency.tokens=4096"), r"latency\.tokens=4096"),
+    "repair in the search": ((*LINEAR, "compensation.search=true"), r"compensation\.search"),
+    "ridge": ((*LINEAR, "compensation.ridge=[0]"), r"compensation\.ridge=\[0\.0\]"),
 }
 SWEPT: dict[str, tuple[tuple[str, ...], str]] = {
     "k": (("k=0,2,6", "algo=one_shot"), "k=0"),
-    "evaluation": (("k=1", "eval.seed=0,1"), "differ only in eval,"),
-    "healing": (("k=1", "heal=none,lora"), "differ only in heal,"),
-    "no healing": (("k=1", "heal=lora,none"), "differ only in heal,"),
-    "results": (("k=1", "paths.results=a,b"), "differ only in paths,"),
-    "nothing": (("k=1", "model=glob(zz*)"), "no cell is asked for"),
+    "evaluation": (("k=1", "eval.seed=0,1"), "in eval,"),
+    "healing": (("k=1", "heal=none,lora"), "in heal,"),
+    "no healing": (("k=1", "heal=lora,none"), "in heal,"),
+    "results": (("k=1", "paths.results=a,b"), "in paths,"),
+    "nothing": (("k=1", "model=glob(zz*)"), "no cell "),
 }
 
 
 def check_refused(launch: Command, words: tuple[str, ...], named: str) -> None:
     ended = launch(*words, calibrated=not any(word.startswith("calibration") for word in words))
-    assert named in ended.err
+    assert re.search(named, ended.err)
     assert ended.status in (1, 2)
     assert "Traceback" not in ended.err
     assert ended.all() == []
@@ -78,8 +79,8 @@ def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, case: str) -
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("unit=attention", "ratio=0.9"), "can be removed"),
-        ((*LINEAR, "calibration.samples=1"), "2 calibration samples"),
+        (("unit=attention", "ratio=0.9"), r"ratio=0\.9 .*protect\.first"),
+        ((*LINEAR, "calibration.samples=1"), r" 2 .*calibration\.samples"),
     ],
 )
 def test_what_the_loaded_model_cannot_do_fails_its_cell_before_the_search(
@@ -87,7 +88,7 @@ def test_what_the_loaded_model_cannot_do_fails_its_cell_before_the_search(
 ) -> None:
     ended = launch(*words)
     assert ended.status != 0
-    assert named in ended.err + ended.out
+    assert re.search(named, ended.err + ended.out)
     assert not list(ended.results.glob("*/mask.json"))
 
 
@@ -116,10 +117,6 @@ def test_a_model_with_parallel_parts_is_refused_with_what_to_do(
 
 def test_calibration_data_that_is_evaluated_on_is_an_error(launch: Command, tmp_path: Path) -> None:
     (tmp_path / "leak.txt").write_text("\n\n".join(pydoc("heldout")))
-    words = (
-        "calibration=text_file",
-        "calibration.path=leak.txt",
-        "eval.samples=400",
-        "calibration.samples=20",
-    )
+    sizes = ("eval.samples=400", "calibration.samples=20")
+    words = ("calibration=text_file", "calibration.path=leak.txt", *sizes)
     check_refused(launch, words, "ppl/heldout")

@@ -62,7 +62,7 @@ def test_the_table_names_units_that_are_no_blocks() -> None:
         ]
     )
     lines = [line for line in shown.splitlines() if line.strip()]
-    assert "dropped (a: attention, m: MLP, b: both)" in lines[0]
+    assert text_tables.UNITS in lines[0]
     assert lines[2].split()[:6] == ["m", "perplexity", "greedy", "0.2", "1", "4"]
     assert "m perplexity greedy 0.2 sublayer  " in shown
     assert "m perplexity greedy 0.2 mlp by latency  " in shown

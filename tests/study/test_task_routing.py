@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,15 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     assert accuracy["oracle"] >= best
     assert accuracy["hindsight"] >= accuracy["static"]
     assert sum(record["router"]["chosen"]["tools"].values()) == 12
-    for shown in ("after a second wording", "gain over static"):
+    for shown in ("wording", "static", str(folder)):
         assert shown in ended.out
 
     written = (folder / fitted_router.RECORD).stat().st_mtime_ns
     again = launch(*words, calibrated=False)
     assert (folder / fitted_router.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
-    assert "gain over static" in again.out
+    assert str(folder) in again.out
     other = launch(*words, "tasks.target=margin", calibrated=False)
-    assert "calibration items under" not in other.err, "another router needs no new scores"
+    assert "task 1 of 2" not in other.err, "another router needs no new scores"
     assert record_of(other)[1]["router"]["target"] == "margin"
     assert fitted_router.read_router(folder)[0].target == "margin"
     check_command(folder, record, monkeypatch, capfd)
@@ -81,9 +82,9 @@ def check_command(folder: Path, record: dict[str, Any], monkeypatch: pytest.Monk
     capfd.readouterr()
     route_command.main()
     out = capfd.readouterr().out
-    chosen, _, rest = out.partition(": 2 of 6 blocks removed: ")
+    chosen, _, rest = out.partition(": 2 of 6 blocks ")
     assert chosen in record["sets"]
-    drops = rest.splitlines()[0]
+    drops = rest.splitlines()[0].rpartition(": ")[2]
     assert drops == " ".join(Mask.from_json(record["sets"][chosen]).names())
     assert f"-> {chosen}" in out
     assert all(name in out for name in record["sets"])
@@ -97,7 +98,7 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     folder, record = record_of(ended)
     assert {mask["unit"] for mask in record["sets"].values()} == {"sublayer"}
     assert "oracle" not in record
-    assert "second wording" not in ended.out
+    assert "wording" not in ended.out
 
     assert launch(*words, "study=second", calibrated=False).status == 0
     assert fitted_router.read_router(folder)[0].blocks == record["router"]["blocks"]
@@ -106,16 +107,16 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["tasks.folder={empty}"], ".jsonl or .json"),
-        (["tasks.folder={one}"], "holds one task"),
+        (["tasks.folder={empty}"], r"\.jsonl or \.json"),
+        (["tasks.folder={one}"], r"animals\.jsonl, .*tasks\.embedded=true"),
         (["tasks.folder={lacking}"], "'question'"),
-        (["tasks.folder={shared}"], "held-out items of the task"),
+        (["tasks.folder={shared}"], "task animals .* task again:|task again .* task animals:"),
         (["tasks.folder={listed}", "tasks.embedded=false"], "animals and list"),
         (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
-        (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
-        ([], "tasks.folder is not set"),
+        (["tasks.folder={two}", "calibration.samples=13"], "task animals .* 24 .* 13 "),
+        ([], r"tasks\.folder .*tasks\.folder=DIR"),
     ],
 )
 def test_what_cannot_be_crossed_is_refused_before_a_search(
@@ -135,7 +136,7 @@ def test_what_cannot_be_crossed_is_refused_before_a_search(
         small.remove("calibration.heldout=12")
     ended = launch(*small, *given, calibrated=False)
     assert ended.status == 2
-    assert named in ended.err
+    assert re.search(named, ended.err)
     assert not list(ended.results.glob("*/result.json"))
 
 
