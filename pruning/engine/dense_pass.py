@@ -23,7 +23,7 @@ from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
 from pruning.models.placement import LanguageModel
-from pruning.models.sublayers import Chain, find_chain
+from pruning.models.sublayers import Chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -147,7 +147,7 @@ def _run_forward(
     dropped: Collection[int] = (),
     stop: int | None = None,
 ) -> tuple[Chain, BlockInputs, list[Tensor]]:
-    chain = find_chain(forward.model.module, unit)
+    chain = forward.model.chain(unit)
     entry = model_entry(forward.model, batch)
     hidden = [entry.hidden]
     units = range(len(chain))[:stop]
@@ -239,7 +239,7 @@ def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats:
     uses these times as the units' costs. Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target
     hardware, in the target scenario, and estimates a model's time as the sum of these times.
     """
-    chain = find_chain(model.module, unit)
+    chain = model.chain(unit)
     vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, shape, generator=generator).to(input_device(model.module))

@@ -55,9 +55,7 @@ from pruning.engine.prefix_tree import (
     make_plan,
     run_masks,
 )
-from pruning.models.blocks import find_blocks
 from pruning.models.products import for_any_rows
-from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -207,16 +205,16 @@ class Forward:
     @property
     def n_blocks(self) -> int:
         """The number of blocks of the model."""
-        return len(find_blocks(self.model.module).modules)
+        return len(self.model.chain())
 
     def n_units(self, unit: str) -> int:
         """The number of units of the model: blocks, or sub-layers of blocks."""
-        return len(find_chain(self.model.module, unit))
+        return len(self.model.chain(unit))
 
     def shares(self, unit: str) -> Sequence[float]:
         """Each unit's share of its block's parameters."""
         if unit not in self._shares:
-            self._shares[unit] = find_chain(self.model.module, unit).block_shares()
+            self._shares[unit] = self.model.chain(unit).block_shares()
         return self._shares[unit]
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:

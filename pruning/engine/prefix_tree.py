@@ -24,7 +24,6 @@ from torch import Tensor
 from pruning.core.mask import Mask
 from pruning.engine.batching import Batch
 from pruning.models.blocks import BlockInputs, enter
-from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -54,7 +53,7 @@ def run_masks(
     with the unit's index and the number of branches. Dropping unit i multiplies a mask's state by `scales[i]`.
     Each mask starts at its deepest state in `kept`, and the walk adds to `kept` the states that `wanted` describes.
     """
-    chain, kept = find_chain(model.module, masks[0].unit), {} if kept is None else kept
+    chain, kept = model.chain(masks[0].unit), {} if kept is None else kept
     entry = model_entry(model, batch)
     waiting = _starts(kept, masks)
     branches: list[Branch] = [(entry.hidden, waiting.pop(FIRST))] if FIRST in waiting else []

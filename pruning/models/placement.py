@@ -19,6 +19,8 @@ from pruning.models.pruned_config import skeleton
 if TYPE_CHECKING:
     import torch
 
+    from pruning.models.sublayers import Chain
+
 log = logging.getLogger(__name__)
 
 # Memory is kept free for hidden states and logits: the fraction `SHARE` of the available main memory or, on a
@@ -104,6 +106,12 @@ class LanguageModel:
         from pruning.models.blocks import input_device
 
         return input_device(self.module)
+
+    def chain(self, unit: str = "block") -> Chain:
+        """The model's units of a kind, found once. Raises UnskippableError if the model has no such units."""
+        from pruning.models.sublayers import find_chain
+
+        return find_chain(self.module, unit)
 
     def weights_sha256(self) -> str:
         """The SHA-256 of the names and values of all weights in memory."""

@@ -289,10 +289,8 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
     Raises UnskippableError if the model's blocks cannot be divided into the cell's units. Raises InputError
     if the ratio cannot be reached, and OutOfReachError if the search would need too many losses.
     """
-    from pruning.models.sublayers import find_chain
-
     removal = cell.removal
-    chain = find_chain(model.module, removal.mask_unit)
+    chain = model.chain(removal.mask_unit)
     costs: Sequence[float] | None = None
     if not removal.counted:
         costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model)
