@@ -90,7 +90,7 @@ class MLflow:
                 create_store(database)
             client = connect(self.uri or f"sqlite:///{database}", create=self.uri is not None)
             known = client.get_experiment_by_name(self.experiment)
-            location = None if self.uri else _artifacts(results)
+            location = None if self.uri else (results / "mlflow-artifacts").as_uri()
             if known is not None and location in (None, known.artifact_location):
                 return client, str(known.experiment_id)
             # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
@@ -106,10 +106,6 @@ class MLflow:
         database = (results / DATABASE).stat() if (results / DATABASE).exists() else None
         place = [self.experiment, str(results), database and [database.st_size, database.st_mtime_ns]]
         return storage.digest([place, sorted(versions.values())]).encode()
-
-
-def _artifacts(results: Path) -> str:
-    return (results / "mlflow-artifacts").as_uri()
 
 
 def create_store(database: Path) -> None:
