@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pruning.objective import Forward, Loss, Samples
+from pruning.objective import Distributions, Forward, Loss, Samples, Tensor
 from pruning.objective.divergence import between_distributions
 
 
@@ -29,6 +29,8 @@ class Uncertainty:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over windows or items, with one term per sample."""
-        return between_distributions(
-            forward, samples, lambda pruned, dense: (pruned.entropy - dense.entropy).abs()
-        )
+        return between_distributions(forward, samples, _change)
+
+
+def _change(pruned: Distributions, dense: Distributions) -> Tensor:
+    return (pruned.entropy - dense.entropy).abs()
