@@ -5,7 +5,6 @@ If sub-layers are removed, each block is two squares: attention above, MLP below
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from matplotlib.figure import Figure
 from scipy.stats import gmean
 
 from ..data.load import Metric, done, measured
-from ..data.study import AskedStudy
 from ..stats.grid import SETTING, column, groups, labels, masks, strata_of
 from . import style
 from .cli import Drawing, StudyFigure
@@ -157,14 +155,10 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return drawn.assign(dropped=names.reindex(frame.index, fill_value=""))
 
 
-def _build(study: AskedStudy, _: Namespace) -> Drawing:
-    return Drawing(draw(study.frame), table(study.frame))
-
-
 FIGURE = StudyFigure(
     name="fig1_masks",
     heading="Which blocks each search removed",
-    build=_build,
+    build=lambda study, _: Drawing(draw(study.frame), table(study.frame)),
     section="masks",
     caption="Each line is a search and each column a block. The shade is the share of calibration draws that remove "
     "the block. Beside each line are held-out perplexity and accuracy.",

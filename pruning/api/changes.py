@@ -175,13 +175,10 @@ def _check_unchanged(model: PrunableModel, settings: Model) -> None:
         dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
     )
     for name, weight in model.module.state_dict().items():
-        if not _same(weight, stored.get(name)):
+        kept = stored.get(name)
+        if kept is None or kept.dtype != weight.dtype or not torch.equal(weight.cpu(), kept.cpu()):
             raise InputError(
                 f"weights of '{model.name}' are not those of its files ({settings.path}), such as {name}: they "
                 "changed in memory, or the files did. export_model copies from the files. To export the weights in "
                 "memory, wrap them: pruning.wrap_model(model.module, model.tokenizer)."
             )
-
-
-def _same(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())

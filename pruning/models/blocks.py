@@ -221,15 +221,12 @@ def _why_not(modules: tuple[nn.Module, ...], calls: Sequence[Call]) -> str | Non
             following = calls[index + 1]
             inputs = (*following.args, *following.kwargs.values())
             taken = hidden_state(following.args, following.kwargs)
-            if taken is None or not _same(taken, values[0]):
+            given = values[0]
+            if taken is None or (taken is not given and not torch.equal(taken, given.to(taken.device))):
                 return f"block {index + 1} does not take what block {index} returns"
             if any(value is other for value in values[1:] if value is not None for other in inputs):
                 return f"block {index} passes more than the hidden state on to block {index + 1}"
     return None
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a.to(b.device), b))
 
 
 def check_causal(model: Any, logits: Tensor) -> None:
