@@ -70,7 +70,8 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     base, given = _base([word for word in words if not names_folder(word)])
     if len(places) < 2:
         raise InputError(f"{len(places)} models are given: give a model and others to compare it with.")
-    models = [_found(place, base, given) for place in places]
+    handles: dict[Model, Model] = {}  # cells of one model share what its handle has read
+    models = [_found(place, base, given, handles) for place in places]
     if models[0].done is not None:
         raise InputError(f"{places[0]} is the folder of a cell: give its model first, and then this folder.")
     for number, one in enumerate(models):
@@ -144,7 +145,7 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
     return base, {name: base.config["model"][name] for name in names}
 
 
-def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
+def _found(place: str, base: Cell, given: Mapping[str, Any], handles: dict[Model, Model]) -> ComparedModel:
     """The model or cell at `place`. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
     if not (folder / records.NAME).is_file():
@@ -156,6 +157,7 @@ def _found(place: str, base: Cell, given: Mapping[str, Any]) -> ComparedModel:
     config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
     config |= {name: base.config[name] for name in ("eval", "tracker")}
     cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
+    cell = replace(cell, model=handles.setdefault(cell.model, cell.model))
     cell.model.check()
     return ComparedModel(place, cell, done)
 
