@@ -1,4 +1,4 @@
-"""Put `conf` and `analysis` inside `pruning` in a wheel, so that an installation does not take their names.
+"""Put `conf`, `analysis` and the notebook into `pruning` in a wheel, so that an installation takes no other names.
 
 An editable installation reads them from the checkout, so it needs no copies. The archives of studies stay in the
 repository: they are fifty times as large as the program.
@@ -20,6 +20,7 @@ class InstallInside(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds."""
         if version == "standard":
+            build_data["force_include"][str(Path(self.root) / "docs" / "tour.ipynb")] = "pruning/tour.ipynb"
             for name in INSIDE:
                 files = (path for path in (Path(self.root) / name).rglob("*") if path.is_file())
                 for path in files:

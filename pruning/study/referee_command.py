@@ -5,8 +5,8 @@ depth-pruning referee                       all masks: needs GPUs and a hub acco
 depth-pruning referee --only sleb,llama3_8b some: names of files, models or masks
 depth-pruning referee --only ours eval=embedded_windows     this project's own masks: no hub, minutes on two cores
 
-SETTING=VALUE is a setting of `depth-pruning grid`. `eval` chooses the common protocol for all masks. Of the
-other settings, only those of `model` and `paths` have an effect.
+SETTING=VALUE is a setting of `depth-pruning grid`. `eval` (by default `perplexity`) chooses the common
+protocol for all masks. Of the other settings, only those of `model` and `paths` have an effect.
 """
 
 from __future__ import annotations

@@ -59,7 +59,12 @@ def test_an_installation_takes_no_common_names_and_has_a_command_options_pages_a
     assert "depth-pruning = pruning.commands:main" in points.read_text()
     files = [
         *("conf/config.yaml", "conf/algo/greedy.yaml", "analysis/report/templates/report.css", "py.typed"),
-        *("analysis/figures/style.mplstyle", "analysis/paper/table1_accuracy.csv", "data/commonsense.jsonl"),
+        *(
+            "analysis/figures/style.mplstyle",
+            "analysis/paper/table1_accuracy.csv",
+            "data/commonsense.jsonl",
+            "tour.ipynb",
+        ),
         *("export/card.md.jinja", "export/summary.txt.jinja", "study/outcome.txt.jinja"),
     ]
     assert [name for name in files if not (installed / "pruning" / name).is_file()] == []
