@@ -56,7 +56,7 @@ class Ended:
     @property
     def nothing_ran(self) -> bool:
         """Whether each cell was done before the command began."""
-        return bool(re.search(r"\bdone: (\d+) of \1\b", self.err))
+        return bool(re.search(r"every cell was done: (\d+) of \1\b", self.err))
 
     def result(self, part: str = "") -> dict[str, Any]:
         """The one result whose cell's name contains `part`."""

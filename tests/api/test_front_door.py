@@ -76,7 +76,7 @@ def test_what_a_search_shows(model: pruning.PrunableModel) -> None:
     assert len(found.scores) == 1 + N_BLOCKS + N_BLOCKS - 1
     assert all(len(mask.dropped) == 2 for mask in found.ties)
     assert len(found.ties) == found.margins["tied"]
-    assert f"2 of {N_BLOCKS} blocks" in str(found)
+    assert f"2 of {N_BLOCKS} blocks removed" in str(found)
     assert "runner-up" in str(found)
 
 

@@ -45,7 +45,7 @@ def other(model: pruning.PrunableModel) -> pruning.PrunableModel:
 REFUSED: dict[str, tuple[Call, str]] = {
     "objective": (search(objective="perplexit"), "perplexit.*perplexity"),
     "class": (search(algo=Margin()), r"algo=Margin\(\)"),
-    "size": (search(k=None), "ratio=None .*k=None"),
+    "size": (search(k=None), "ratio or k"),
     "too short": (search(samples=10_000_000), r"10000000 .*search_mask\.samples"),
     "kind": (search(objective="margin"), "Margin.*items"),
     "sizes": (search(None, objective="weighted", samples=3), "samples, .*Both"),

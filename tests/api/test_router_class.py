@@ -75,5 +75,5 @@ def test_another_model_is_refused(
         pruning.Router.load(router.save(tmp_path / "router"), other)
     wrapped = pruning.wrap_model(model.module, model.tokenizer)
     place = pruning.fit_router(wrapped, TASKS, SETS).save(tmp_path / "memory")
-    with pytest.raises(InputError, match=f"{place} .* memory"):
+    with pytest.raises(InputError, match="was in memory"):
         pruning.Router.load(place)

@@ -221,7 +221,7 @@ def test_missing_or_damaged_continuations_are_an_error(
     path = tmp_path / "abc.json"
     if content is not None:
         written(tmp_path, "abc.continuations.json", content)
-    with pytest.raises(DamagedError, match=r"abc\.(continuations\.)?json"):
+    with pytest.raises(DamagedError, match="away"):
         prompts(model_folder).beside(path)
 
 
@@ -250,7 +250,7 @@ def test_a_file_of_the_user_is_continued_and_must_not_be_the_calibration_text(
 
 
 def test_the_dense_model_is_measured_first_and_prompts_leave_room(model_folder: Path) -> None:
-    with pytest.raises(ValueError, match="dense"):
+    with pytest.raises(ValueError, match="dense model"):
         measure_continuations(forward_of(model_folder), prompts(model_folder), MASK, 2)
     data, own = {METRIC: prompts(model_folder)}, tokenizer_of(model_folder)
     check_evaluation(data, Reader("tiny", 22, own))

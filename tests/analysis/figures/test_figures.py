@@ -165,7 +165,7 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert sorted(lacking["status"]) == ["failed", "missing", "missing"]
     assert (set(lacking["model"]), set(lacking["k"])) == ({"llama3"}, {3})
     assert lacking[["objective", "algo", "seed"]].notna().all(axis=None)
-    assert "3 of 36 cells" in describe(whole, "small")
+    assert "3 of 36 cells missing" in describe(whole, "small")
     lost = whole[whole["status"] == "missing"]  # of unknown data: kept by a filter on data
     assert lost["calibration"].isna().all()
     source = str(whole["calibration"].dropna().iloc[0])
@@ -197,7 +197,7 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity() -> None:
     assert (best["perplexity"], best["perplexity_rank"]) == (pytest.approx(np.sqrt(10.0 * 200.0)), 1)
     few = fig2_ranks.ranks(frame[frame["algo"].isin(["algo1", "algo2"])], *both)
     assert few["spearman"].isna().all()
-    assert few["note"].str.match("2 pairs.* 4").all()
+    assert few["note"].str.startswith("2 pairs; at least 4").all()
 
 
 # The paper's numbers, and style.

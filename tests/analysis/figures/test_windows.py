@@ -113,7 +113,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
 
 def test_too_few_masks_give_no_correlation_and_no_healing_says_what_to_run(launch: Command) -> None:
     ended = launch(*STUDY)
-    with pytest.raises(NothingToRead, match="experiment=heal"):
+    with pytest.raises(NothingToRead, match="run experiment=heal"):
         healed(ended.results, load(ended.results, "heal"), HELDOUT)
     masks = healed_masks(ended.results, load(ended.results, "heal"), HELDOUT.names)
     assert summary(masks).empty

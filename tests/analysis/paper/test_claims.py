@@ -15,7 +15,7 @@ def test_every_published_number_is_reproduced(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as end:
         check.main()
     assert end.value.code == 0
-    assert "20 of 20" in capsys.readouterr().out
+    assert "20 of 20 reproduced" in capsys.readouterr().out
 
 
 def test_a_wrong_number_is_reported_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:

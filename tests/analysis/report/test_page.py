@@ -119,7 +119,7 @@ def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path:
 def test_a_study_of_one_cell_has_a_page(metrics: tuple[str, ...], tmp_path: Path) -> None:
     write(tmp_path, replace(ONE, metrics=metrics))
     text = report_page.write(AskedStudy(tmp_path, "small"), tmp_path / "out").read_text(encoding="utf-8")
-    assert "Error: " not in text
+    assert "drawing failed" not in text
     assert 'id="refused"' in text
 
 
@@ -186,7 +186,8 @@ def test_a_figure_that_fails_does_not_stop_the_page(
 ) -> None:
     monkeypatch.setattr("analysis.figures.fig7_cost.measure", lambda *_: 1 / 0)
     text = report_page.write(AskedStudy(results, "small"), tmp_path).read_text(encoding="utf-8")
-    assert text.count("ZeroDivisionError") == 1
+    assert text.count("drawing failed") == 1
+    assert "ZeroDivisionError" in text
 
 
 def test_the_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ Whether intervals cover the truth is tested in `test_coverage.py`.
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -220,17 +219,17 @@ def test_a_ratio_needs_a_calibration_to_be_above_one(search: float, expected: fl
 @pytest.mark.parametrize(
     ("sizes", "reason", "known"),
     [
-        ({"algos": 1}, "one algorithm", False),
-        ({"objectives": 1, "data": 1, "draws": 1}, "one calibration", False),
-        ({"objectives": 2, "data": 1, "draws": 1, "algos": 2}, "freedom", False),
-        ({"draws": 1, "data": 8}, "once", True),
-        ({"draws": 2, "data": 2}, "4 draws.* 6 ", True),
+        ({"algos": 1}, "one algorithm only", False),
+        ({"objectives": 1, "data": 1, "draws": 1}, "one calibration only", False),
+        ({"objectives": 2, "data": 1, "draws": 1, "algos": 2}, "degrees of freedom", False),
+        ({"draws": 1, "data": 8}, "drawn once", True),
+        ({"draws": 2, "data": 2}, "4 draws; at least 6", True),
     ],
 )
 def test_too_few_cells_for_shares_or_for_an_interval(sizes: dict[str, Any], reason: str, known: bool) -> None:
     cells = frame(**sizes)
     found = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert re.search(reason, found.note)
+    assert reason in found.note
     assert math.isnan(found.parts["search"].value) != known
     assert math.isnan(found.parts["search"].low)
 

@@ -33,14 +33,14 @@ def test_a_search_that_one_objective_lacks_is_no_effect_of_the_objective() -> No
     values = 20.0 + 4.0 * (cells["algo"] == "algo1") + 0.01 * cells["draw"]
     found = matrix(cells, {"ppl/a": values}).set_index("objective")
     assert found["mean"].tolist() == pytest.approx([20.01, 20.01])
-    assert found["note"].str.contains("algo1").all()
+    assert set(found["note"]) == {"without algo1, which not every objective has"}
 
 
 def test_draws_that_lack_a_search_are_left_out_unless_no_draw_is_complete() -> None:
     cells = objectives()
     lacking = (cells["objective"] == "o0") & (cells["algo"] == "algo1") & (cells["draw"] == 2)
     kept, note = compared(cells[~lacking])
-    assert "draws" in note
+    assert note == "without draws that some search lacks"
     assert sorted(kept.loc[kept["objective"] == "o0", "draw"]) == [0, 0, 1, 1]
     assert (kept["objective"] == "o1").sum() == 6
     apart = (cells["objective"] == "o0") & ((cells["algo"] == "algo1") == (cells["draw"] == 0))

@@ -37,7 +37,7 @@ def test_one_shot_is_decided_by_single_blocks() -> None:
     assert np.flatnonzero(decision.chosen).tolist() == [1, 2]
     trace = trace_of(losses, masks)
     weighted = [{**line, "loss": 9.0 * n} for n, line in enumerate(trace)]
-    for refused, reason in ((trace[:2], "rival"), ([], "missing"), (weighted, "mean")):
+    for refused, reason in ((trace[:2], "no rival"), ([], "missing"), (weighted, "not a plain mean")):
         assert stability.last_decision(refused, 2) is None
         assert reason in stability.refusal(refused)
 
