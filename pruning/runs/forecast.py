@@ -219,16 +219,13 @@ def decided(
         share = SEARCHED if training is not None and number >= 2 * FEWEST else 1.0
         if searching <= share * left:
             break
-        if number < 2 * FEWEST and cell.algo != OneShot():  # search anew on all samples
-            cell, number, samples = (
-                with_settings(cell, "algo", OneShot(), "one_shot"),
-                asked,
-                prepared.samples,
-            )
-            cell = with_settings(cell, "calibration", calibration)
-            said.append(f"one-shot search instead of {prepared.cell.option('algo')}")
-            continue
         if number < 2 * FEWEST:
+            if cell.algo != OneShot():  # search anew on all samples
+                number, samples = asked, prepared.samples
+                cell = with_settings(cell, "calibration", calibration)
+                cell = with_settings(cell, "algo", OneShot(), "one_shot")
+                said.append(f"one-shot search instead of {prepared.cell.option('algo')}")
+                continue
             raise InputError(
                 f"minutes={minutes:g} is too short: the search on {samples.count} samples takes about "
                 f"{duration_text(searching)}, and measuring and writing {duration_text(fixed)}. Give "
