@@ -106,7 +106,9 @@ def pack(results: Path, studies: Sequence[str], archive: Path) -> int:
                 "and run the study's command again."
             )
         cells |= dict.fromkeys(listed)
-    own = list(_own(results, cells))
+    # Files of unfinished cells are included, so that these can be resumed.
+    own = [path for cell in cells for name in _CELL_FILES if (path := results / cell / name).exists()]
+    own += [path for cell in cells for path in (results / cell / "healed").rglob("*.json*")]
     lists = [records.path_of(results, study) for study in studies]
     try:
         with staged(archive) as scratch:
@@ -137,13 +139,6 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError:
         return None
-
-
-def _own(results: Path, cells: Iterable[str]) -> Iterator[Path]:
-    """The paths of the files of `cells`. Files of unfinished cells are included, so that these can be resumed."""
-    for cell in cells:
-        yield from (path for name in _CELL_FILES if (path := results / cell / name).exists())
-        yield from (results / cell / "healed").rglob("*.json*")
 
 
 def _write(results: Path, paths: set[Path], archive: Path) -> None:
@@ -324,13 +319,11 @@ def folder(results: Path) -> Path:
 def main() -> None:
     """Run the command, and log how many finished cells were packed or how many new files were unpacked."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    explained: Any = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(**explained)
     actions = parser.add_subparsers(dest="action", required=True)
-    packing = actions.add_parser("pack", help="write the files of a study, or of several, into one archive")
-    unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
+    packing = actions.add_parser("pack", help="write studies into one archive", **explained)
+    unpacking = actions.add_parser("unpack", help="write an archive into a results folder", **explained)
     for action, names in ((packing, ("results", "study", "archive")), (unpacking, ("archive", "results"))):
         for name in names:
             action.add_argument(name, type=str if name == "study" else lambda text: Path(text).expanduser())

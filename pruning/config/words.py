@@ -47,6 +47,7 @@ def results_of(words: Sequence[str], *known: str) -> tuple[Path, dict[str, str]]
 
     Raises InputError for any other argument.
     """
+    check_line(words, places=True)
     folders = [word for word in words if names_folder(word)]
     given = dict(word.split("=", 1) for word in words if not names_folder(word))
     if len(folders) > 1 or given.keys() - {*known} or any(word.startswith("-") for word in folders):

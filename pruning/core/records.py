@@ -161,11 +161,6 @@ def read_done(folder: Path) -> DoneResult:
     return result
 
 
-def write_result(folder: Path, result: Result) -> None:
-    """Write a result into a cell's folder atomically. Raises ValueError for NaN and infinity."""
-    storage.write_record(folder / NAME, cast(Mapping[str, Any], result))
-
-
 # `<mask>.continuations.json`: what a model wrote after each prompt, beside the measurement of its mask.
 
 ENDING = "continuations.json"

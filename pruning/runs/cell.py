@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 from filelock import FileLock, Timeout
@@ -212,9 +212,9 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
 
 
 def save_result(cell: Cell, result: records.Result) -> None:
-    """Write `result.json`, which records that the cell has ended."""
+    """Write `result.json`, which records that the cell has ended. Raises ValueError for NaN and infinity."""
     if collectives.is_first():
-        records.write_result(cell.folder, result)
+        storage.write_record(cell.folder / records.NAME, cast(Mapping[str, Any], result))
 
 
 # Lock a cell while it runs, and meanwhile copy log messages into the cell's folder.

@@ -70,7 +70,7 @@ def compare(words: Sequence[str], draw: Callable[[Path], Path]) -> Path:
     base, given = _base([word for word in words if not names_folder(word)])
     if len(places) < 2:
         raise InputError(f"{len(places)} models are given: give a model and others to compare it with.")
-    handles: dict[Model, Model] = {}  # cells of one model share what its handle has read
+    handles: dict[Model, Model] = {}  # a model and its cells share what its handle has read
     models = [_found(place, base, given, handles) for place in places]
     if models[0].done is not None:
         raise InputError(f"{places[0]} is the folder of a cell: give its model first, and then this folder.")
@@ -148,15 +148,15 @@ def _base(settings: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
 def _found(place: str, base: Cell, given: Mapping[str, Any], handles: dict[Model, Model]) -> ComparedModel:
     """The model or cell at `place`. Raises InputError if there is none, or if it is not a causal model."""
     folder = Path(place).expanduser().resolve()
-    if not (folder / records.NAME).is_file():
-        model = replace(cast(Model, build_option("model", model_words(place))), **given)
-        model.check()
-        return ComparedModel(place, replace(base, model=model))
-    done = records.read_done(folder)
-    # The record of a copied folder may name places to write to: these are not used.
-    config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
-    config |= {name: base.config[name] for name in ("eval", "tracker")}
-    cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
+    done = records.read_done(folder) if (folder / records.NAME).is_file() else None
+    if done is None:
+        model = cast(Model, build_option("model", model_words(place)))
+        cell = replace(base, model=replace(model, **given))
+    else:
+        # The record of a copied folder may name places to write to: these are not used.
+        config = done["config"] | {"model": done["config"]["model"] | given, "export": None}
+        config |= {name: base.config[name] for name in ("eval", "tracker")}
+        cell = recorded_cell(config | {"paths": {"results": str(folder.parent)}})
     cell = replace(cell, model=handles.setdefault(cell.model, cell.model))
     cell.model.check()
     return ComparedModel(place, cell, done)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from pruning.config.compose import cell_of_words, recorded_cell
-from pruning.config.words import names_folder
+from pruning.config.words import check_line, names_folder
 from pruning.core.errors import InputError
 from pruning.core.records import NAME, read_done
 from pruning.core.terminal import FAILED, command_words
@@ -48,6 +48,7 @@ def cell_of(words: Sequence[str]) -> Cell:
 
     Raises InputError for a wrong setting or a renamed folder, and DamagedError if there is no finished cell.
     """
+    check_line(words, places=True)
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
