@@ -30,15 +30,6 @@ def executed(path: Path = TOUR) -> Any:
     return notebook
 
 
-def outputs(notebook: Any) -> list[str]:
-    """The text that each code cell printed or returned, in order."""
-    texts = []
-    for cell in notebook.cells:
-        parts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
-        texts += ["".join(parts)] if cell.cell_type == "code" else []
-    return texts
-
-
 if __name__ == "__main__":
     import nbformat
 

@@ -14,7 +14,7 @@ import torch
 import pruning
 from docs import described
 from docs.described import BLOCK, PAGES, filled
-from docs.run_tour import TOUR, executed, outputs
+from docs.run_tour import TOUR, executed
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.mask import Space
@@ -201,6 +201,15 @@ def test_the_quick_start_can_be_pasted(
     assert "3 of 6 blocks" in out
     assert "ppl/texts" in out
     assert (tmp_path / "smaller-model" / "config.json").is_file()
+
+
+def outputs(notebook: Any) -> list[str]:
+    """The text that each code cell printed or returned, in order."""
+    texts = []
+    for cell in notebook.cells:
+        parts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
+        texts += ["".join(parts)] if cell.cell_type == "code" else []
+    return texts
 
 
 @pytest.mark.slow

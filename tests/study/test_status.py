@@ -92,7 +92,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["nowhere"], "nowhere"), (["cancl", "."], "cancl"), (["."], "paths.results")],
+    [(["nowhere"], "nowhere"), (["cancl", "."], "cancl"), (["."], "paths.results"), (["k", "=", "3"], "k=3")],
 )
 def test_invalid_words_are_refused(
     words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
