@@ -198,7 +198,7 @@ def test_the_quick_start_can_be_pasted(
     monkeypatch.setattr(pruning, "load_model", lambda _: tiny)
     exec(compile(block, "README.md", "exec"), {})
     out = capsys.readouterr().out
-    assert "3 of 6 blocks" in out
+    assert "3 of 6 blocks removed" in out
     assert "ppl/texts" in out
     assert (tmp_path / "smaller-model" / "config.json").is_file()
 

@@ -172,7 +172,7 @@ def test_a_changed_tokenizer_is_not_that_of_a_later_load(model_folder: Path) -> 
 
 def test_a_model_whose_precision_changed_is_refused(model: pruning.PrunableModel) -> None:
     model.module.to(torch.bfloat16)
-    with pytest.raises(InputError, match=r"bfloat16 .*dtype='bfloat16'"):
+    with pytest.raises(InputError, match=r"bfloat16 .*float32 .*dtype='bfloat16'"):
         search(model)
 
 

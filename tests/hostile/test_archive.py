@@ -287,7 +287,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_archive_changes_nothing(damage: str, packed: Path, tmp_path: Path) -> None:
     DAMAGE[damage](packed)
-    with pytest.raises(InputError, match=r"small\.tar\.xz .*damaged"):
+    with pytest.raises(InputError, match=r"small\.tar\.xz is damaged"):
         archive.unpack(packed, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -185,7 +185,7 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
     assert (failed["status"], error["type"], error["message"]) == ("failed", "RuntimeError", "no such luck")
     assert "no such luck" in Path(failed["error"]["log"]).read_text()
     assert ended.result("one_shot")["status"] == "done"
-    assert "1 of 2 cells " in ended.out
+    assert "1 of 2 cells failed" in ended.out
     again = launch("-m", "algo=greedy,one_shot", "k=2")
     assert again.status == 0
     assert again.result("greedy")["status"] == "done"

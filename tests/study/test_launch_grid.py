@@ -100,5 +100,5 @@ def test_a_result_holds_the_margin_of_the_runner_up(launch: Command) -> None:
 def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:
     result = launch("k=3", "algo=beam", "max_evaluations=9").result()
     assert result["search"]["evaluations_asked"] == 9
-    assert result["search"]["stopped"].startswith("max_evaluations=9 ")
+    assert result["search"]["stopped"] == "max_evaluations=9 was reached"
     assert len(result["mask"]["dropped"]) == 3

@@ -27,7 +27,9 @@ def test_a_folder_and_a_port_can_be_given(words: list[str], port: int, tmp_path:
     assert (folder.name, chosen) == ("here" if "here" in words else "results", port)
 
 
-@pytest.mark.parametrize("words", [["a", "b"], ["--port", "5"], ["port=70000"], ["port=x"], ["port", "=", "5"]])
+@pytest.mark.parametrize(
+    "words", [["a", "b"], ["--port", "5"], ["port=70000"], ["port=x"], ["port", "=", "5"]]
+)
 def test_other_words_are_refused(words: list[str]) -> None:
     with pytest.raises(InputError, match=words[-1]):
         asked(words)
