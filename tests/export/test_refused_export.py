@@ -26,6 +26,7 @@ from tests.helpers import gguf_models
 from tests.helpers.architectures import PARALLEL
 from tests.helpers.damage import edit_config, tree
 from tests.helpers.exports import saved, wanted
+from tests.helpers.results import a_result
 
 Attempt = Callable[[], object]
 Use = Callable[[str], Any]  # of a fixture, by its name
@@ -112,7 +113,7 @@ def ended(folder: Path, use: Use, words: str) -> Attempt:
     return attempt
 
 
-DONE = {"cell": "c", "status": "done", "config": {}}
+DONE = a_result() | {"config": {}}
 GGUF = "k=1 model.path=models/tiny.gguf export=new.gguf"  # a Llama in Q8_0
 FACTORS = "compensation=magnitude"
 # By case: what is attempted, with what, and what the message names.

@@ -30,6 +30,7 @@ from tests.conftest import Command
 from tests.helpers import gguf_models
 from tests.helpers.architectures import logits
 from tests.helpers.exports import load
+from tests.helpers.results import a_result
 
 SMALL = ("algo=one_shot", "eval=heldout", "eval.samples=2", "eval.length=16", "eval.items=2")
 
@@ -112,8 +113,10 @@ def test_the_factors_of_a_compensated_cell_are_refused(
 
 def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:
     model = {"name": "q", "source": "hub", "path": "a/b", "revision": None}
-    result = {"cell": "c", "status": "done", "config": {"model": model}, "model": {"revision": "c0ffee"}}
-    (tmp_path / "result.json").write_text(json.dumps(result | {"mask": {"n_blocks": 6, "dropped": [1]}}))
+    result = a_result(
+        config={"model": model}, model={"revision": "c0ffee"}, mask={"n_blocks": 6, "dropped": [1]}
+    )
+    (tmp_path / "result.json").write_text(json.dumps(result))
     assert of_cell(tmp_path, tmp_path / "out").model.revision == "c0ffee"
 
 

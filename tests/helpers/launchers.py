@@ -12,6 +12,7 @@ import pytest
 from pruning.core import storage
 from pruning.launcher.submission import QueuedCell, Submission
 from pruning.models.handle import Resources
+from tests.helpers.results import a_result
 
 
 def task(key: str, evaluations: int = 10, resources: Resources | None = None) -> QueuedCell:
@@ -29,8 +30,9 @@ def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **j
 
 def result(results: Path, key: str, **changes: Any) -> None:
     """Write a cell's result with the parts that launchers read."""
-    done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
-    storage.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
+    storage.write_json(
+        results / key / "result.json", a_result(cell=key, config={"eval": {"items": 2}}) | changes
+    )
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: Mapping[str, str]) -> Path:

@@ -22,6 +22,7 @@ from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import ONE, SUBLAYERS, Study, write
+from tests.helpers.results import a_result
 
 
 def changed(path: Path, *where: str, to: Any) -> None:
@@ -332,7 +333,7 @@ def answered(results: Path, name: str, right: list[float] | None, digest: str = 
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"hits": right}), encoding="utf-8")
     (results / name).mkdir()
-    result = {"cell": name, "status": "done", "config": {}, "evaluation": evaluation}
+    result = a_result(cell=name) | {"evaluation": evaluation}
     (results / name / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return name
 
