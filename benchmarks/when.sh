@@ -3,14 +3,14 @@
 # repeat it: what is there is kept.
 #
 #   benchmarks/when.sh smollm2 when/smollm2 64 65536 0.0001        # MODEL FOLDER WINDOWS TOKENS RATE
-#   benchmarks/when.sh QWEN.gguf when/qwen 16 24576 0.00001
+#   benchmarks/when.sh QWEN.gguf when/qwen 16 24576 0.00001 eval.samples=16 eval.items=100 'eval.texts=[novel]'
 #
 # WINDOWS of 128 tokens calibrate searches, repairs and zeros. Every training takes TOKENS tokens at RATE. ZEROS is the
-# Python of an environment with llm-compressor, and LLAMA the unpacked source package of llama-cpp-python, which is
-# installed, too. Without one of them, its models are left out.
+# Python of an environment with llm-compressor. LLAMA is the unpacked source package of llama-cpp-python, which must be
+# installed, too, with sentencepiece. Without ZEROS or LLAMA, the models that need it are left out.
 set -euo pipefail
 model=$1 folder=$2 windows=$3 tokens=$4 rate=$5
-shift 5 # further words are settings of the measurement, such as eval.samples=16
+shift 5 # further words are settings of the measurement
 results=$folder/results
 mkdir -p "$folder"
 
@@ -70,8 +70,8 @@ arm SLEB-20 ratio=0.2 objective=perplexity
 arm random-20 ratio=0.2 algo=random max_evaluations=1 racing.delta=null
 made dense-trained dense dense-trained.part
 rm -rf "$folder/control"
-arm sublayers-20 ratio=0.2 unit=sublayer
-arm sublayers-10 ratio=0.1 unit=sublayer
+arm sublayers-20 ratio=0.2 unit=sublayer algo.lazy=0.05 # twice as many units: lazy rounds save half of the time
+arm sublayers-10 ratio=0.1 unit=sublayer algo.lazy=0.05
 
 # Zeros in the weights: a fifth of the weights, or two of every four.
 if [ -n "${ZEROS:-}" ]; then
@@ -100,8 +100,27 @@ sys.exit(llama.llama_model_quantize(source.encode(), out.encode(), how))
 ' "$folder/$source-BF16.gguf" "$folder/$source-${kind%:*}.gguf.part" "${kind#*:}"
     done
   done
+  [ -e "$folder/llamacpp.json" ] || python -m benchmarks.llamacpp_speed "$folder/llamacpp.json" "$folder"/*.gguf
 fi
+
+# The numbers of the page. Only llama.cpp's speeds were measured on an otherwise idle machine.
+record() {
+  python - "$folder" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+folder, kept = Path(sys.argv[1]), ("metrics", "changes", "parameters", "disk", "memory")
+path = max(folder.glob("compared/compared/*/compared.json"), key=lambda path: path.stat().st_mtime)
+compared, timed = json.loads(path.read_bytes()), folder / "llamacpp.json"
+rows = {row["name"]: {key: row[key] for key in kept} for row in compared["rows"]}
+found = {"evaluation": compared["evaluation"], "models": rows}
+found |= {"llamacpp": json.loads(timed.read_bytes())} if timed.exists() else {}
+Path(folder / "when.json").write_text(json.dumps(found, indent=1) + "\n")
+PYTHON
+}
 
 shopt -s nullglob
 depth-pruning compare "$folder/dense" "$folder"/*-{trained,pruned,repaired} "$folder"/{Wanda,SparseGPT}-[25]0 \
   "$folder"/*-Q?_0.gguf paths.results="$folder/compared" eval=embedded "$@"
+record

@@ -64,6 +64,7 @@ NAMES = {
     "llama3_1": "Llama 3.1 8B",
     "llama3_2_1b": "Llama 3.2 1B",
     "mistral": "Mistral 7B",
+    "qwen2_5_coder": "Qwen2.5-Coder 0.5B",
     "qwen3": "Qwen3 8B",
     "qwen3_0_6b": "Qwen3 0.6B",
     "qwen3_1_7b": "Qwen3 1.7B",
