@@ -29,6 +29,7 @@ from analysis.stats.estimands import DRAWN, OBJECTIVE, SEARCH, Change, changes
 from analysis.stats.grid import at, each
 from analysis.stats.means import DrawMean
 from pruning.core.storage import read_json
+from pruning.core.units import bytes_text
 
 ROOT = Path(__file__).parents[1]
 Tables = Mapping[str, Callable[[], str]]  # the functions for a page's tables, by name in the mark
@@ -273,7 +274,49 @@ def fifteen() -> str:
     return table(["found by", "removed", "pruned", "repaired", LARGEST, "regained"], rows)
 
 
+# Ways to a smaller model.
+
+QWEN = "qwen2_5_coder"
+BITS = ("BF16", "Q8_0", "Q5_0", "Q4_0")
+MASKS = ["blocks-10", "sublayers-10", "blocks-20", "sublayers-20", "SLEB-20", "ShortGPT-20", "random-20"]
+ZEROS = [f"{method}-{share}" for share in (20, 50) for method in ("Wanda", "SparseGPT")]
+FILES = [f"{one}-{bits}" for one in ("dense", "blocks-10-trained", "blocks-20-trained") for bits in BITS[1:]]
+
+
+def measured_ways(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The measurements of each model and, in llama.cpp, of each GGUF file, by name."""
+    found = benchmark(f"when/{model}")
+    return found["models"], found["llamacpp"]["files"]
+
+
+def ways(model: str) -> str:
+    """What each way costs on the novel and on held-out items, and what its last state saves."""
+    (rows, files), lines = measured_ways(model), []
+    known = (one for one in ("dense", *MASKS, *ZEROS, *FILES) if any(row.startswith(one) for row in rows))
+    for name in known:
+        made = [rows.get(f"{name}-{state}") for state in ("pruned", "repaired", "trained")]
+        if name in rows:
+            made[2 if "-trained-" in name else 0] = rows[name]
+        own = rows[name] if name == "dense" else [row for row in made if row][-1]
+        line = [re.sub(r"-(\d+)", r", \1 %", name).replace("-trained", "").replace("-", ", ")]
+        line += [_changed(row, "ppl/novel") for row in made]
+        line += [_changed(own, "acc/heldout"), bytes_text(own["disk"])]
+        line += [DASH if name in FILES else bytes_text(own["memory"])]
+        file = files.get(name) or files.get(f"{name}-BF16") or files.get(f"{name}-trained-BF16")
+        line += [f"{file['new_per_second'] / files['dense-BF16']['new_per_second']:.2f}x" if file else DASH]
+        lines.append(line)
+    return table(["", "as made", "repaired", "trained", "accuracy", "on disk", "memory", "llama.cpp"], lines)
+
+
+def _changed(row: Any, metric: str) -> str:
+    """A metric's change from the dense model with its standard error; for the dense model, the metric itself."""
+    if row is None or metric not in row["changes"]:
+        return DASH if row is None else f"{row['metrics'][metric]:#.3g}"
+    return "{amount:+,.1f} ± {error:.1f}".format(**row["changes"][metric])
+
+
 PAGES: Mapping[str, Tables] = {
+    "when.md": {"SmolLM2": partial(ways, SMOLLM2), "Qwen": partial(ways, QWEN)},
     "benchmarks.md": {"engine": engine, "whole": whole, "steps": steps},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "studies.md": {

@@ -24,7 +24,7 @@ from analysis.figures.cli import StudyFigure
 from analysis.figures.style import GREY, INK, PAGE
 from pruning.core.storage import read_json, write_bytes
 
-from .described import MAIN, NAMES, ROOT, SMOLLM2, TEXT, study
+from .described import BITS, MAIN, NAMES, QWEN, ROOT, SMOLLM2, TEXT, measured_ways, study
 
 IMAGES = ROOT / "docs" / "images"
 ACCENT = "#37566F"  # not the colour of an objective
@@ -111,6 +111,31 @@ def before_after(numbers: dict[str, Any]) -> Figure:
     return figure
 
 
+# Ways to a smaller model.
+
+
+def when() -> Figure:
+    """The novel's perplexity over size and over speed in llama.cpp: three models, each with four numbers of bits."""
+    note = "Left panels, from the right: bfloat16, Q8_0, Q5_0, Q4_0. Dotted: the dense model, trained alike. "
+    note += "Two files of Qwen without blocks, at Q4_0, have perplexities above 4,000."
+    figure, panels = style.page(2, 2, 2.3, "Fewer blocks, fewer bits, or both", note)
+    hues = {"dense": INK, "blocks-10-trained": "#0072B2", "blocks-20-trained": "#D55E00"}
+    for model, (left, right) in ((SMOLLM2, panels[0]), (QWEN, panels[1])):
+        rows, files = measured_ways(model)
+        for axes, key, unit in ((left, "bytes", 1e6), (right, "new_per_second", 1)):
+            for source, hue in hues.items():
+                names = [f"{source}-{bits}" for bits in BITS]
+                across = [files[one][key] / unit for one in names]
+                height = [rows[one]["metrics"]["ppl/novel"] for one in (source, *names[1:])]
+                axes.plot(across, height, "o-", color=hue, ms=4, label=source.replace("-", " "))
+            axes.set_ylim(*(factor * rows["dense"]["metrics"]["ppl/novel"] for factor in (0.78, 1.65)))
+            axes.axhline(rows["dense-trained"]["metrics"]["ppl/novel"], color=GREY, ls=":")
+        left.set(xlabel="megabytes on disk", ylabel=f"{style.named(model)}: perplexity of the novel")
+        right.set(xlabel="new tokens per second in llama.cpp")
+    panels[0][0].legend()
+    return figure
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "before_after": lambda: before_after(read_json(IMAGES / "before_after.json")),
     "changes": lambda: of_study("fig4_changes", "study", MAIN),
@@ -120,6 +145,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "study_masks": lambda: of_study("fig1_masks", "study"),
     "healing": lambda: of_study("fig10_healing", "heal"),
     "units": units,
+    "when": when,
 }
 
 
