@@ -103,7 +103,7 @@ sys.exit(llama.llama_model_quantize(source.encode(), out.encode(), how))
   [ -e "$folder/llamacpp.json" ] || python -m benchmarks.llamacpp_speed "$folder/llamacpp.json" "$folder"/*.gguf
 fi
 
-# The numbers of the page. Only llama.cpp's speeds were measured on an otherwise idle machine.
+# The numbers of the page, without the speeds in transformers: measure these alone on an idle machine.
 record() {
   python - "$folder" <<'PYTHON'
 import json

@@ -153,7 +153,7 @@ def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> 
     assert launched.nothing_ran
     assert launched.result() == by_command
     assert by_command["evaluation"]["healed"]["ppl/heldout"] > 0
-    refused = {(str(path.parent), "heal=none"): "heal=none", ("--heal=full",): "heal=full"}
+    refused = {(str(path.parent), "heal=none"): "heal=none", ("--heal=full",): "Write heal=full"}
     refused |= {(): "0 folders", ("nowhere",): "nowhere"}
     for words, named in refused.items():
         with pytest.raises(PruningError, match=named):
