@@ -45,27 +45,38 @@ class Rise:
 
 
 @dataclass(frozen=True)
+class Lazy:
+    """Predictions for the candidates of a lazy round, with which unlikely ones are skipped (`search/decide.py`).
+
+    `predicted` maps each candidate to its predicted loss; if it is empty, all candidates are scored. `risk` is the
+    accepted probability that this round skips a candidate that would be chosen. `squares` is the sum of the squared
+    errors of earlier rounds' predictions, each about its round's mean; `freedom` is the sum's degrees of freedom.
+    """
+
+    predicted: Mapping[Mask, float]
+    risk: float
+    squares: float = 0.0
+    freedom: int = 0
+
+
+@dataclass(frozen=True)
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
     If `best` is given, the search uses only this many losses: the lowest or, with `rise`, those of lowest
-    rise per cost. For a mask that a race or a bound rules out, the answer is infinite or, with `estimates`,
-    an estimate above the losses used. Searches that predict later losses set `estimates`. If `samples` (at
-    least 1) is given, losses are computed on the first `samples` samples, or on all if there are fewer. No
-    search requests a mask twice on the same number of samples, except to compare rises per cost.
+    rise per cost. For a mask that a race or a bound rules out, the answer is infinite. If `samples` (at least 1) is
+    given, losses are computed on the first `samples` samples, or on all if there are fewer. No search requests a mask
+    twice on the same number of samples, except to compare rises per cost.
 
-    With `best`, a search can split its candidates into several requests. The best ones are then chosen from
-    `known` (the masks of earlier requests) and `masks`; the answer has the losses of both, in this order.
-    `rest` is the number of candidates that later requests can contain.
+    With `lazy` and `best`, masks can be skipped: they are scored in order, and the answer for the skipped ones is
+    infinite. If a race has ruled a mask out, the answer is an estimate above the losses used.
     """
 
     masks: Sequence[Mask]
     best: int | None = None
     samples: int | None = None
-    known: Sequence[Mask] = ()
-    rest: int = 0
     rise: Rise | None = None
-    estimates: bool = False
+    lazy: Lazy | None = None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,9 @@
-"""Lazy rounds: score the most promising candidates first, and stop if no other one is likely to be chosen.
+"""Lazy rounds: predict the losses of a round's candidates, so that unlikely ones need not be scored.
 
 The increment of a block, by which its removal raises the loss, is similar in each round of greedy search. So
-the increment in the previous round predicts the loss of a candidate. Candidates are scored from the lowest
-prediction upwards. The others are skipped once this inequality holds for each:
-
-    prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
-
-The errors e are losses minus predictions. If a race or a bound has ruled a candidate out, its loss is
-estimated. mean(e) is over the n candidates scored in this round. sd(e) is pooled over all rounds, about each
-round's mean. If m candidates are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m) quantile
-of Student's t. So if errors are normally distributed, `risk` is about the probability of skipping a candidate
-that would have been chosen. Errors are only roughly normal; docs/algorithms.md has the share of searches that
-kept their mask. If masks are compared by rises per cost, both sides are rises per cost.
+the increment in the previous round predicts the loss of a candidate. `search/decide.py` skips candidates with
+high predictions; how high depends on the errors of the predictions so far. Errors are losses minus predictions.
+If a race has ruled a candidate out, its loss is estimated.
 """
 
 from __future__ import annotations
@@ -22,12 +14,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.algo import Ask, Request, Rise
+from pruning.algo import Ask, Lazy, Request, Rise
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
-FIRST = 6  # candidates that are scored before any can be skipped
-MORE = 3  # candidates in each later batch
 log = logging.getLogger(__name__)
 
 
@@ -52,49 +42,40 @@ class Rounds:
     def scored(
         self, children: Mapping[Mask, Mask], best: int | None, rise: Rise | None = None
     ) -> Generator[Request, Any, dict[Mask, float]]:
-        """Score candidates of a round; return the losses of those scored. `best` is how many are chosen (None: all).
+        """Request the losses of a round's candidates; return those of the candidates that are not skipped.
 
-        `children` maps each candidate to its parent, the mask that it extends. With `rise`, the
-        candidates with the lowest rises per cost are chosen.
+        `best` is how many are chosen (None: all). `children` maps each candidate to its parent, the mask that it
+        extends. With `rise`, the candidates with the lowest rises per cost are chosen.
         """
+        masks = list(children)
         if self.risk is None:
-            masks = list(children)
             return dict(zip(masks, (yield Ask(masks, best, rise=rise)), strict=True))
-        best = len(children) if best is None else best
-
-        def value(mask: Mask, loss: float) -> float:
-            return loss if rise is None else rise.rate(mask, loss, self._losses[rise.base])
-
-        increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
-        new = None in increments.values()  # then nothing is predicted, as in the first round
-        predicted = {
-            mask: 0.0 if new or more is None else self._losses[children[mask]] + more
-            for mask, more in increments.items()
-        }
-        order, size = list(children), len(children)
-        if not new:
-            order, size = sorted(order, key=lambda mask: value(mask, predicted[mask])), FIRST + best - 1
-        losses: dict[Mask, float] = {}
-        errors: list[float] = []
-        while order:
-            batch, order, size = order[:size], order[size:], MORE if losses else size
-            answer = yield Ask(
-                batch, best=best, known=list(losses), rest=len(order), rise=rise, estimates=True
-            )
-            losses = dict(zip([*losses, *batch], answer, strict=True))
-            errors = [loss - predicted[mask] for mask, loss in losses.items()]
-            chosen = sorted(value(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
-            least = self._least_error(errors, len(order)) if order else 0.0
-            if order and min(value(mask, predicted[mask] + least) for mask in order) > chosen:
-                break
-        centre = math.fsum(errors) / len(errors)
-        if not new:
-            self._squares += _spread(errors, centre)
+        predicted = self._predicted(children)
+        if predicted and rise is not None:
+            before = self._losses[rise.base]
+            masks.sort(key=lambda mask: rise.rate(mask, predicted[mask], before))
+        elif predicted:
+            masks.sort(key=predicted.__getitem__)
+        lazy = Lazy(predicted, self.risk / max(1, self.count - 1), self._squares, self._freedom)
+        answer = yield Ask(masks, len(masks) if best is None else best, rise=rise, lazy=lazy)
+        losses = {mask: loss for mask, loss in zip(masks, answer, strict=True) if math.isfinite(loss)}
+        errors = [loss - predicted.get(mask, 0.0) for mask, loss in losses.items()]
+        if predicted:
+            self._squares += squares(errors)
             self._freedom += len(errors) - 1
-        for mask in children:  # for a skipped candidate, the mean error of the others is assumed
-            self._losses[mask] = losses.get(mask, predicted[mask] + centre)
+        centre = math.fsum(errors) / len(errors)
+        for mask in masks:  # for a skipped candidate, the mean error of the others is assumed
+            self._losses[mask] = losses[mask] if mask in losses else predicted[mask] + centre
         self._parents |= children
         return losses
+
+    def _predicted(self, children: Mapping[Mask, Mask]) -> dict[Mask, float]:
+        """The predicted losses of a round's candidates; empty if one of them cannot be predicted."""
+        increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
+        known = {mask: more for mask, more in increments.items() if more is not None}
+        if len(known) < len(children):
+            return {}
+        return {mask: self._losses[children[mask]] + more for mask, more in known.items()}
 
     def _increment(self, mask: Mask, parent: Mask) -> float | None:
         """The previous round's increment of the units that `mask` drops and `parent` does not; None if it is unknown.
@@ -106,21 +87,10 @@ class Rounds:
         loss = self._losses.get(before.drop(*{*mask.dropped} - {*parent.dropped}))
         return None if loss is None else loss - self._losses.get(before, 0.0)
 
-    def _least_error(self, errors: Sequence[float], left: int) -> float:
-        """A lower bound on the errors of `left` unscored candidates; minus infinity if too few errors are known."""
-        count = len(errors)
-        centre = math.fsum(errors) / count
-        squares, freedom = self._squares + _spread(errors, centre), self._freedom + count - 1
-        if freedom < 1:
-            return -math.inf
-        from scipy.stats import t
 
-        assert self.risk is not None
-        quantile = float(t.isf(self.risk / (max(1, self.count - 1) * left), freedom))
-        return centre - quantile * math.sqrt(squares / freedom * (1 + 1 / count))
-
-
-def _spread(errors: Sequence[float], centre: float) -> float:
+def squares(errors: Sequence[float]) -> float:
+    """The sum of the squared errors about their mean."""
+    centre = math.fsum(errors) / len(errors)
     return math.fsum((error - centre) ** 2 for error in errors)
 
 

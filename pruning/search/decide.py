@@ -3,10 +3,10 @@
 A request can state how many masks of lowest loss its search uses (`best`). The other masks of the request need not
 be scored in full. Four mechanisms save work or make the choice more certain; only `Decider.decide` combines them:
 
+- a lazy round skips masks whose predicted losses are high (`algo.lazy`);
 - lower bounds rule out masks before they are scored, if nothing but the search reads the losses;
 - a race rules out masks after scoring them on some of the samples (`racing.delta`);
-- near ties (losses so close that rounding could reverse their order) are settled in float32 (`near_ties.most`);
-- a lazy round asks for its candidates in several requests and gets estimated losses for ruled-out masks.
+- near ties (losses so close that rounding could reverse their order) are settled in float32 (`near_ties.most`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import cast
 
 import numpy as np
 
-from pruning.algo import Ask, Rise
+from pruning.algo import Ask, Lazy, Rise
+from pruning.algo.lazy import squares
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
 from pruning.core.scoring import FIRST, Estimate, Racing, Score, plus_minus
@@ -32,9 +33,9 @@ Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over 
 class Decider:
     """Answers a search's requests and notes its decisions. If `bounding` is true, bounds may rule out masks.
 
-    `ruled_out` maps each mask that was ruled out in this round to the number of samples on which it was
+    `ruled_out` maps each mask of the last request that was ruled out to the number of samples on which it was
     scored (0: none). The journal cannot give this number, because an earlier run or another cell may have
-    scored the mask on more samples. `estimated` maps ruled-out masks to their estimated losses.
+    scored the mask on more samples. `estimated` maps a lazy request's ruled-out masks to their estimated losses.
     """
 
     book: ScoreBook
@@ -46,55 +47,65 @@ class Decider:
     estimated: dict[Mask, float] = field(default_factory=dict)
 
     def answer(self, request: Ask) -> list[float]:
-        """The losses of a request's masks, in order; for a ruled-out mask, infinity or an estimate."""
-        self.book.count_asked(request.masks, request.samples)
+        """The losses of a request's masks, in order; for a ruled-out mask, infinity or, if lazy, an estimate."""
         if request.samples is not None or request.best is None:
+            self.book.count_asked(request.masks, request.samples)
             return [score.loss for score in self.book.scores(request.masks, request.samples)]
         losses = self.decide(request, request.best)
-        return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
+        return [losses.get(mask, math.inf) for mask in request.masks]
 
     def decide(self, request: Ask, best: int) -> dict[Mask, float]:
         """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or is left out."""
-        if not request.known:  # the request begins a round
-            self.ruled_out, self.estimated = {}, {}
-        known = [mask for mask in request.known if mask not in self.ruled_out]
+        self.ruled_out, self.estimated = {}, {}
         base = self.book.scores([request.rise.base])[0] if request.rise is not None else None
         view = View(self.book.estimate, request.rise, base)
+        asked, losses, settled = list[Mask](), dict[Mask, float](), list[Score]()
+        while batch := following(request, losses, best, view):
+            self.book.count_asked(batch)
+            known = [mask for mask in asked if mask not in self.ruled_out]
+            asked += batch
+
+            # Bounds or a race rule masks out.
+            finished, out = self._in_full(request, [*known, *batch], best, view)
+            self.ruled_out |= out
+
+            # Near ties are settled among the remaining masks, and then the choice is made.
+            values = self.settler.losses(list(finished.values()), best, view)
+            settled = [replace(score, loss=values[score.mask]) for score in finished.values()]
+            whole = self.book.scores(list(finished))
+            losses = view.losses(whole, values)
+            if request.lazy is not None:
+                self._estimate(out, known, whole)
+                rate = sorted(view.rate(mask, loss) for mask, loss in losses.items())[
+                    min(best, len(losses)) - 1
+                ]
+                # No estimate may be among the `best`.
+                losses |= {
+                    mask: max(loss, view.least_above(rate, mask)) for mask, loss in self.estimated.items()
+                }
+                losses = {mask: losses[mask] for mask in asked}
+        self._record(len(request.masks) - len(asked), best, settled, view)
+        return losses
+
+    def _in_full(
+        self, request: Ask, masks: Sequence[Mask], best: int, view: View
+    ) -> tuple[dict[Mask, Score], dict[Mask, int]]:
+        """The full scores of the masks that are not ruled out, as `race` returns them."""
 
         def scorer(masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
             return [view.of(score) for score in self.book.scores(masks, samples)]
 
-        # Bounds or a race rule masks out.
-        masks = [*known, *request.masks]
-        if bounds := self._bounds(request, best):
-            views = {mask: view.of(bound) for mask, bound in bounds.items()}
-            finished = bounded(views, best, scorer, lambda scores: self.settler.reach_in(scores, best, view))
-            out = {mask: 0 for mask in masks if mask not in finished}
-        else:
-            finished, out = race(self.racing, masks, best, self.book.estimate, scorer)
-        self.ruled_out |= out
-
-        # Near ties are settled among the remaining masks, and then the choice is made.
-        settled = self.settler.losses(list(finished.values()), best, view)
-        self._record(request, best, [replace(s, loss=settled[s.mask]) for s in finished.values()], view)
-        whole = self.book.scores(list(finished))
-        losses = view.losses(whole, settled)
-        if request.estimates:
-            self._estimate(out, known, whole)
-            rate = sorted(view.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
-            # No estimate may be among the `best`.
-            losses |= {mask: max(loss, view.least_above(rate, mask)) for mask, loss in self.estimated.items()}
-        return losses
+        if not (bounds := self._bounds(request, best)):
+            return race(self.racing, masks, best, self.book.estimate, scorer)
+        views = {mask: view.of(bound) for mask, bound in bounds.items()}
+        finished = bounded(views, best, scorer, lambda scores: self.settler.reach_in(scores, best, view))
+        return finished, {mask: 0 for mask in masks if mask not in finished}
 
     def _bounds(self, request: Ask, best: int) -> dict[Mask, Score]:
         """For each mask of a request, its score if it is known, else a lower bound; empty if bounds are not used."""
         # Bounds would change the predictions of a lazy search, and rule out few masks earlier than a race does.
-        if (
-            not self.bounding
-            or self.racing.delta is not None
-            or request.estimates
-            or best + 1 >= len(request.masks)
-        ):
+        of_use = self.racing.delta is None and request.lazy is None and best + 1 < len(request.masks)
+        if not self.bounding or not of_use:
             return {}
         journal = self.book.journal.scores
         unknown = [mask for mask in request.masks if mask not in self.book.bounds.scores]
@@ -103,13 +114,11 @@ class Decider:
         found = self.book.bounded([mask for mask in request.masks if mask not in known])
         return {mask: (known | found)[mask] for mask in request.masks} if found else {}
 
-    def _record(self, request: Ask, best: int, settled: Sequence[Score], view: View) -> None:
-        """Record the decision. If the request continues a round, replace the round's earlier decision."""
-        if request.known and self.decisions:
-            self.decisions.pop()
+    def _record(self, unasked: int, best: int, settled: Sequence[Score], view: View) -> None:
+        """Record a decision: the scores by which it was made, and how many masks were not scored at all."""
         journal = self.book.journal.scores
         out = [self.book.first(journal[mask], samples) for mask, samples in self.ruled_out.items() if samples]
-        skipped = request.rest + len(self.ruled_out) - len(out)
+        skipped = unasked + len(self.ruled_out) - len(out)
         record = decision(settled, [view.of(score) for score in out], best, self.book.estimate)
         if record is not None:
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
@@ -122,11 +131,55 @@ class Decider:
         """
         journal, best = self.book.journal.scores, min(finished, key=lambda score: score.loss)
         for mask, samples in out.items():
-            if mask in known:  # scored in full by an earlier request of this round, and now ruled out
+            if mask in known:  # scored in full with an earlier batch, and now ruled out
                 self.estimated[mask] = journal[mask].loss
             else:
                 pairs = zip(journal[mask].samples[:samples], best.samples, strict=False)
                 self.estimated[mask] = best.loss + self.book.estimate.mean([a - b for a, b in pairs])
+
+
+# Lazy rounds: score the most promising masks first, and stop if no other one is likely to be chosen.
+#
+# The masks of a lazy request come in the order of their predicted losses (`algo/lazy.py`). They are scored in
+# batches, until this inequality holds for each mask that is left:
+#
+#     prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst mask that would be chosen
+#
+# The errors e are losses minus predictions. mean(e) is over the n masks scored so far. sd(e) is pooled over all
+# rounds, about each round's mean. If m masks are left, q is the 1 - risk / m quantile of Student's t. So if errors
+# are normally distributed, `risk` is about the probability of skipping a mask that would have been chosen. Errors
+# are only roughly normal; docs/algorithms.md has the share of searches that kept their mask. If masks are compared
+# by rises per cost, both sides are rises per cost.
+
+EARLY = 6  # masks in each of the first two batches, and one more for each further mask that is chosen
+LATER = 3  # masks in each later batch
+
+
+def following(request: Ask, losses: Mapping[Mask, float], best: int, view: View) -> Sequence[Mask]:
+    """The next masks of a request to score, given the losses so far; empty if the choice can be made."""
+    if (lazy := request.lazy) is None or not lazy.predicted:
+        return () if losses else request.masks
+    early = EARLY + best - 1
+    if not losses:
+        return request.masks[:early]
+    if not (left := request.masks[len(losses) :]):
+        return ()
+    chosen = sorted(view.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
+    least = least_error(lazy, [loss - lazy.predicted[mask] for mask, loss in losses.items()], len(left))
+    likely = min(view.rate(mask, lazy.predicted[mask] + least) for mask in left) <= chosen
+    return left[: early if len(losses) == early else LATER] if likely else ()
+
+
+def least_error(lazy: Lazy, errors: Sequence[float], left: int) -> float:
+    """A lower bound on the errors of `left` unscored masks; minus infinity if too few errors are known."""
+    from scipy.stats import t
+
+    count, freedom = len(errors), lazy.freedom + len(errors) - 1
+    if freedom < 1:
+        return -math.inf
+    variance = (lazy.squares + squares(errors)) / freedom
+    quantile = float(t.isf(lazy.risk / left, freedom))
+    return math.fsum(errors) / count - quantile * math.sqrt(variance * (1 + 1 / count))
 
 
 # Lower bounds.

@@ -138,7 +138,8 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gate gradients counts like all single removals, which are scored if gradients are missing.
+    A request for gate gradients counts like all single removals, which are scored if gradients are missing. A lazy
+    round needs room for all its masks, but only those that are scored count.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
@@ -154,11 +155,11 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
             masks, whole = _single_removals(space), True
         else:
             masks, whole = request.masks, request.samples is None
-        affordable = []
+        affordable, counted = [], spent.copy()
         for mask in masks:
-            if mask not in spent and len(spent) >= limit:
+            if mask not in counted and len(counted) >= limit:
                 break
-            spent[mask] = None
+            counted[mask] = None
             affordable.append(mask)
         if len(affordable) < len(masks):
             if affordable and whole:
@@ -166,7 +167,12 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
             return Found(completed(space, losses), f"max_evaluations={limit} was reached")
         answer = yield request
         if isinstance(request, Ask) and whole:
-            losses.update(zip([*request.known, *request.masks], answer, strict=True))
+            found = dict(zip(request.masks, answer, strict=True))
+            if request.lazy is not None:  # a skipped mask costs nothing
+                found = {mask: loss for mask, loss in found.items() if math.isfinite(loss)}
+                counted = spent | dict.fromkeys(found)
+            losses |= found
+        spent = counted
 
 
 def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:

@@ -7,11 +7,11 @@ import random
 import pytest
 from scipy import stats
 
-from pruning.algo import Algo
+from pruning.algo import Algo, Lazy
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
-from pruning.algo.lazy import Rounds
 from pruning.core.mask import Mask, Space
+from pruning.search.decide import least_error
 from tests.helpers.searches import LossOf, drive
 from tests.helpers.spaces import sublayer_space
 
@@ -54,13 +54,33 @@ def test_the_risk_bounds_the_share_of_searches_that_lose(plain: Algo, lazy: Algo
 
 
 def test_the_bound_is_the_one_of_the_formula() -> None:
-    lazy = Rounds(0.1, 5, _squares=0.5, _freedom=7)
     errors = [0.1, 0.3, 0.2]
     squares = 0.5 + 0.02
-    quantile = stats.t.isf(0.1 / (4 * 6), 9)
+    quantile = stats.t.isf(0.1 / 6, 9)
     expected = 0.2 - quantile * (squares / 9 * (1 + 1 / 3)) ** 0.5
-    assert lazy._least_error(errors, 6) == pytest.approx(expected)
-    assert Rounds(0.1, 5)._least_error([0.1], 6) == float("-inf")
+    assert least_error(Lazy({}, 0.1, 0.5, 7), errors, 6) == pytest.approx(expected)
+    assert least_error(Lazy({}, 0.1), [0.1], 6) == float("-inf")
+
+
+def test_the_risk_of_a_search_is_shared_by_its_rounds_and_their_errors_are_pooled() -> None:
+    """By hand, for two rounds after the first of greedy search over four units."""
+    table = {(): 1.0, (0,): 1.1, (1,): 1.4, (2,): 1.6, (3,): 1.9}
+    table |= {(0, 1): 1.6, (0, 2): 1.8, (0, 3): 2.2, (0, 1, 2): 2.5, (0, 1, 3): 2.8}
+    run = drive(Greedy(lazy=0.1), Space(4, 3), lambda mask: table[mask.dropped])
+    first, second, third = (request.lazy for request in run.requests)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert [one.risk for one in (first, second, third)] == [0.05] * 3
+    assert (first.predicted, first.squares, first.freedom, second.squares, second.freedom) == ({}, 0, 0, 0, 0)
+    # The dense loss is taken as 0, because only the order of the predictions and the spread of their errors count.
+    errors = [loss - second.predicted[Mask(4, d)] for d, loss in table.items() if len(d) == 2]
+    assert errors == pytest.approx([1.6 - 2.5, 1.8 - 2.7, 2.2 - 3.0])
+    assert (third.squares, third.freedom) == (pytest.approx(2 / 3 * 0.1**2), 2)
+    assert third.predicted == {
+        Mask(4, (0, 1, 2)): pytest.approx(1.6 + 1.8 - 1.1),
+        Mask(4, (0, 1, 3)): pytest.approx(1.6 + 2.2 - 1.1),
+    }
 
 
 BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)

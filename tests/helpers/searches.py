@@ -21,10 +21,10 @@ from pruning.config.app import register
 from pruning.config.groups import CONF, options
 from pruning.core import scoring
 from pruning.core.mask import Mask, Space
-from pruning.core.scoring import Estimate
+from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss, Scored
 from pruning.search import driver
-from pruning.search.decide import Racing
+from pruning.search.decide import Racing, View, following
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, Losses, Store, Watch, claim
 
@@ -119,25 +119,34 @@ def drive(
             if isinstance(request, Gates):
                 request = proposals.send(gates(space, gradient or loss))
                 continue
-            requests.append(replace(request, masks=tuple(request.masks)))
-            replayed = len(losses) < len(known)
-            losses.append(tuple(known[len(losses)]) if replayed else answer(request, loss, racing))
-            request = proposals.send(list(losses[-1]))
+            if len(losses) < len(known):
+                found = dict(zip(request.masks, known[len(losses)], strict=True))
+            else:
+                found = answer(request, loss, racing)
+            requests.append(replace(request, masks=tuple(found)))
+            losses.append(tuple(found.values()))
+            request = proposals.send([found.get(mask, math.inf) for mask in request.masks])
     except StopIteration as end:
         return SearchRun(tuple(requests), tuple(losses), end.value.mask, end.value.why)
 
 
-def answer(request: Ask, loss: LossOf, racing: bool) -> tuple[float, ...]:
-    """The losses of a request. If it asks for some of the samples only, each has a small, reproducible deviation."""
-    candidates = [*request.known, *request.masks]
-    losses = [loss(mask) + deviation(mask, request.samples) for mask in candidates]
+def answer(request: Ask, loss: LossOf, racing: bool) -> dict[Mask, float]:
+    """The losses of a request's masks, without those that a lazy round skips.
+
+    If the request is for some of the samples only, each loss has a small, reproducible deviation.
+    """
+    rise = request.rise if racing or request.lazy is not None else None
+    base = None if rise is None else Score(rise.base, loss(rise.base), (loss(rise.base),), 0.0)
+    view = View(Estimate((1.0,), (0,)), rise, base)
+    losses: dict[Mask, float] = {}
+    best = len(request.masks) if request.best is None else request.best
+    while batch := following(request, losses, best, view):
+        losses |= {mask: loss(mask) + deviation(mask, request.samples) for mask in batch}
     if racing and request.best is not None:
-        rise, values = request.rise, losses
-        if rise is not None:
-            values = [rise.rate(m, v, loss(rise.base)) for m, v in zip(candidates, losses, strict=True)]
-        last = sorted(values)[: request.best][-1]
-        losses = [found if value <= last else math.inf for value, found in zip(values, losses, strict=True)]
-    return tuple(losses)
+        values = {mask: view.rate(mask, found) for mask, found in losses.items()}
+        last = sorted(values.values())[: request.best][-1]
+        losses = {mask: found if values[mask] <= last else math.inf for mask, found in losses.items()}
+    return losses
 
 
 def deviation(mask: Mask, samples: int | None) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask
+from pruning.algo import Algo, Ask, Lazy
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
@@ -109,12 +109,12 @@ def test_a_race_lazy_rounds_and_a_limit_use_no_bounds(
     assert not bounded.bounded
 
 
-def singles(estimates: bool, received: list[float]) -> Algo:
-    """A search that asks for all masks of the space, with or without estimates."""
+def singles(lazy: bool, received: list[float]) -> Algo:
+    """A search that asks for all masks of the space, as in a plain round or in the first lazy one."""
 
     def script(space: Space) -> Generator[Ask, Any, Mask]:
         masks = list(space.masks())
-        received.extend((yield Ask(masks, best=1, estimates=estimates)))
+        received.extend((yield Ask(masks, best=1, lazy=Lazy({}, 0.05) if lazy else None)))
         return masks[int(np.argmin(received))]
 
     return Scripted(script)

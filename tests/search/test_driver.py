@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Ask
+from pruning.algo import Algo, Ask, Lazy
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError, LossError
@@ -104,33 +104,31 @@ def test_best_so_far_falls_and_counts_all_scores() -> None:
 
 
 @pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5)], ids=["whole", "race"])
-def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
+def test_a_lazy_round_counts_each_scored_mask_once_and_is_one_decision(
     tmp_path: Path, racing: Racing
 ) -> None:
-    received: list[Sequence[float]] = []
+    received: list[float] = []
 
     def script(space: Space) -> Generator[Ask, Any, Mask]:
-        """The six masks of one block in two requests; the second leaves one out."""
-        masks = [space.dense.drop(i) for i in range(N)]
-        received.append((yield Ask(masks[:3], best=1, rest=3)))
-        received.append((yield Ask(masks[3:5], best=1, known=masks[:3], rest=1)))
+        """The masks of one block; the predictions are right except for block 1, and rule block 7 out."""
+        masks = [space.dense.drop(i) for i in range(space.n_blocks)]
+        predicted = {mask: 30.0 + 5 * i for i, mask in enumerate(masks)}
+        received.extend((yield Ask(masks, best=1, lazy=Lazy(predicted, 0.05, 0.1, 100))))
         return space.drop(1, 3, 5)
 
     def term(mask: Mask) -> np.ndarray:
         """Terms of 16 samples that differ as much between samples, and a little from mask to mask."""
-        return quadratic(mask) + np.arange(16) + np.random.default_rng(mask.dropped).normal(0, 0.01, 16)
+        loss = {0: 30, 1: 28, 7: 65}.get(mask.dropped[0], 30 + 5 * mask.dropped[0]) if mask.dropped else 0
+        return loss + np.arange(16) + np.random.default_rng(mask.dropped).normal(0, 0.01, 16)
 
-    solution, _ = solved(tmp_path, TermLosses(term, 16), Scripted(script), SPACE, racing)
-    assert solution.asked == 5
+    solution, _ = solved(tmp_path, TermLosses(term, 16), Scripted(script), Space(8, 3), racing)
+    assert solution.asked == 6
     (decided,) = solution.margins["decisions"]
-    assert (decided["of"], decided["chosen"], decided["next"]["dropped"]) == (5, [1], [3])
-    first, both = received
-    assert (len(first), len(both)) == (3, 5)
-    raced = racing.delta is not None
-    assert [loss == math.inf for loss in both] == [raced, False, raced, raced, raced]
-    assert both[1] == first[1]
-    assert decided["skipped"] == 1, "the mask that no request has named"
-    assert (solution.paid < 5) == raced
+    assert (decided["of"], decided["chosen"], decided["next"]["dropped"]) == (6, [1], [0])
+    assert [loss == math.inf for loss in received] == [False] * 6 + [True] * 2
+    assert np.argmin(received) == 1
+    assert decided["skipped"] == 2
+    assert (solution.paid < 6) == (racing.delta is not None)
 
 
 # Searches that are stopped after `max_evaluations` masks.
