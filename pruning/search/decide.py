@@ -31,20 +31,13 @@ Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over 
 
 @dataclass
 class Decider:
-    """Answers a search's requests and notes its decisions. If `bounding` is true, bounds may rule out masks.
-
-    `ruled_out` maps each mask of the last request that was ruled out to the number of samples on which it was
-    scored (0: none). The journal cannot give this number, because an earlier run or another cell may have
-    scored the mask on more samples. `estimated` maps a lazy request's ruled-out masks to their estimated losses.
-    """
+    """Answers a search's requests and notes its decisions. If `bounding` is true, bounds may rule out masks."""
 
     book: ScoreBook
     racing: Racing
     settler: Settler
     bounding: bool = False
     decisions: list[DecisionRecord] = field(default_factory=list)
-    ruled_out: dict[Mask, int] = field(default_factory=dict)
-    estimated: dict[Mask, float] = field(default_factory=dict)
 
     def answer(self, request: Ask) -> list[float]:
         """The losses of a request's masks, in order; for a ruled-out mask, infinity or, if lazy, an estimate."""
@@ -56,35 +49,37 @@ class Decider:
 
     def decide(self, request: Ask, best: int) -> dict[Mask, float]:
         """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or is left out."""
-        self.ruled_out, self.estimated = {}, {}
         base = self.book.scores([request.rise.base])[0] if request.rise is not None else None
         view = View(self.book.estimate, request.rise, base)
-        asked, losses, settled = list[Mask](), dict[Mask, float](), list[Score]()
+        asked, losses, estimated, settled = (
+            list[Mask](),
+            dict[Mask, float](),
+            dict[Mask, float](),
+            list[Score](),
+        )
+        # The numbers of samples on which ruled-out masks were scored (0: none). The journal cannot give them, because
+        # an earlier run or another cell may have scored a mask on more samples.
+        out: dict[Mask, int] = {}
         while batch := following(request, losses, best, view):
             self.book.count_asked(batch)
-            known = [mask for mask in asked if mask not in self.ruled_out]
+            known = [mask for mask in asked if mask not in out]
             asked += batch
 
             # Bounds or a race rule masks out.
-            finished, out = self._in_full(request, [*known, *batch], best, view)
-            self.ruled_out |= out
+            finished, new = self._in_full(request, [*known, *batch], best, view)
+            out |= new
 
             # Near ties are settled among the remaining masks, and then the choice is made.
             values = self.settler.losses(list(finished.values()), best, view)
             settled = [replace(score, loss=values[score.mask]) for score in finished.values()]
             whole = self.book.scores(list(finished))
             losses = view.losses(whole, values)
-            if request.lazy is not None:
-                self._estimate(out, known, whole)
-                rate = sorted(view.rate(mask, loss) for mask, loss in losses.items())[
-                    min(best, len(losses)) - 1
-                ]
-                # No estimate may be among the `best`.
-                losses |= {
-                    mask: max(loss, view.least_above(rate, mask)) for mask, loss in self.estimated.items()
-                }
+            if request.lazy is not None:  # no estimate may be among the `best`
+                estimated |= self._estimates(new, known, whole)
+                worst = view.worst(losses, best)
+                losses |= {mask: max(loss, view.least_above(worst, mask)) for mask, loss in estimated.items()}
                 losses = {mask: losses[mask] for mask in asked}
-        self._record(len(request.masks) - len(asked), best, settled, view)
+        self._record(out, len(request.masks) - len(asked), best, settled, view)
         return losses
 
     def _in_full(
@@ -114,28 +109,30 @@ class Decider:
         found = self.book.bounded([mask for mask in request.masks if mask not in known])
         return {mask: (known | found)[mask] for mask in request.masks} if found else {}
 
-    def _record(self, unasked: int, best: int, settled: Sequence[Score], view: View) -> None:
+    def _record(
+        self, out: Mapping[Mask, int], unasked: int, best: int, settled: Sequence[Score], view: View
+    ) -> None:
         """Record a decision: the scores by which it was made, and how many masks were not scored at all."""
         journal = self.book.journal.scores
-        out = [self.book.first(journal[mask], samples) for mask, samples in self.ruled_out.items() if samples]
-        skipped = unasked + len(self.ruled_out) - len(out)
-        record = decision(settled, [view.of(score) for score in out], best, self.book.estimate)
-        if record is not None:
+        raced = [view.of(self.book.first(journal[mask], samples)) for mask, samples in out.items() if samples]
+        if (record := decision(settled, raced, best, self.book.estimate)) is not None:
+            skipped = unasked + len(out) - len(raced)
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
 
-    def _estimate(self, out: Mapping[Mask, int], known: Sequence[Mask], finished: Sequence[Score]) -> None:
-        """Estimate the losses of masks that a race has ruled out.
+    def _estimates(
+        self, out: Mapping[Mask, int], known: Sequence[Mask], finished: Sequence[Score]
+    ) -> dict[Mask, float]:
+        """Estimated losses of masks that a race has ruled out.
 
-        The estimate is the best mask's loss plus the mean of (ruled-out mask's term - best mask's term).
-        The mean is over the samples on which the ruled-out mask was scored.
+        The estimate is the best mask's loss plus the mean of (ruled-out mask's term - best mask's term), over the
+        samples on which the ruled-out mask was scored. Masks in `known` have been scored in full.
         """
         journal, best = self.book.journal.scores, min(finished, key=lambda score: score.loss)
-        for mask, samples in out.items():
-            if mask in known:  # scored in full with an earlier batch, and now ruled out
-                self.estimated[mask] = journal[mask].loss
-            else:
-                pairs = zip(journal[mask].samples[:samples], best.samples, strict=False)
-                self.estimated[mask] = best.loss + self.book.estimate.mean([a - b for a, b in pairs])
+        losses = {mask: journal[mask].loss for mask in out if mask in known}
+        for mask in out.keys() - losses.keys():
+            pairs = zip(journal[mask].samples[: out[mask]], best.samples, strict=False)
+            losses[mask] = best.loss + self.book.estimate.mean([a - b for a, b in pairs])
+        return losses
 
 
 # Lazy rounds: score the most promising masks first, and stop if no other one is likely to be chosen.
@@ -164,9 +161,9 @@ def following(request: Ask, losses: Mapping[Mask, float], best: int, view: View)
         return request.masks[:early]
     if not (left := request.masks[len(losses) :]):
         return ()
-    chosen = sorted(view.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
     least = least_error(lazy, [loss - lazy.predicted[mask] for mask, loss in losses.items()], len(left))
-    likely = min(view.rate(mask, lazy.predicted[mask] + least) for mask in left) <= chosen
+    promise = min(view.rate(mask, lazy.predicted[mask] + least) for mask in left)
+    likely = promise <= view.worst(losses, best)
     return left[: early if len(losses) == early else LATER] if likely else ()
 
 
@@ -301,6 +298,10 @@ class View:
         if self.rise is None or self.base is None:
             return loss
         return self.rise.rate(mask, loss, self.base.loss)
+
+    def worst(self, losses: Mapping[Mask, float], best: int) -> float:
+        """The highest of the `best` lowest values."""
+        return sorted(self.rate(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
 
     def of(self, score: Score) -> Score:
         """The score of a mask, with rises per cost in place of losses."""
