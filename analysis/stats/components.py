@@ -82,10 +82,9 @@ class Design:
         solved = np.array([self.strata[i].components(of[i], items) for i in used])
         if self.no_interval:
             return report(solved, None, df, self.no_interval)
-        fewer = None if items is None else compressed(items, seed)
         likely = []
         for i in used:
-            moves = resampled_moves(self.frame, self.strata[i].rows, of[i], self.donors, fewer)
+            moves = resampled_moves(self.frame, self.strata[i].rows, of[i], self.donors, items)
             weights = np.random.default_rng(seed).normal(size=(resamples, len(moves) - 1))
             likely.append(plausible(self.strata[i], of[i], moves, weights, items))
         found = report(solved, likely, df)
@@ -578,8 +577,6 @@ def _sum(values: Matrix, names: Sequence[str]) -> Matrix:
 # accuracies, and a task has n items, the covariance is the sum over tasks and items of n / (n - 1) (x_t - mean)
 # (x_t - mean)'. The noise of the items is a matrix E such that E E' is this sum.
 
-NOISE_COLUMNS = 64  # random combinations of items that resamples use instead of all items
-
 
 def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
     """The noise E (cells, items) of mean accuracies in percent; the accuracies of cells have the covariance E E'.
@@ -594,11 +591,3 @@ def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
             deviation = of_task - of_task.mean(axis=1, keepdims=True)
             columns.append(100 * deviation / (len(answers) * n) * np.sqrt(n / (n - 1)))
     return np.hstack(columns) if columns else np.zeros((len(next(iter(answers.values()))), 0))
-
-
-def compressed(noise: Matrix, seed: int) -> Matrix:
-    """At most NOISE_COLUMNS random combinations of the columns of the noise E; E E' stays nearly the same."""
-    if noise.shape[1] <= NOISE_COLUMNS:
-        return noise
-    mixed = np.random.default_rng([seed, noise.shape[1]]).normal(size=(noise.shape[1], NOISE_COLUMNS))
-    return np.asarray(noise @ mixed / np.sqrt(NOISE_COLUMNS))

@@ -310,11 +310,6 @@ def test_the_noise_has_the_covariance_of_the_mean_accuracies() -> None:
     noise = components.item_noise({"acc/a": two, "acc/b": three})
     expected = sum(np.cov(x) / x.shape[1] for x in (two, three)) / 4 * 1e4
     np.testing.assert_allclose(noise @ noise.T, expected)
-    many = np.random.default_rng(1).normal(size=(5, 1000))
-    few = components.compressed(many, 0)
-    assert few.shape == (5, 64)
-    np.testing.assert_allclose((few @ few.T).diagonal(), (many @ many.T).diagonal(), rtol=0.5)
-    np.testing.assert_array_equal(components.compressed(many[:, :64], 0), many[:, :64])
 
 
 def test_with_answers_noise_alone_decides_nothing_and_an_effect_is_still_found() -> None:
