@@ -149,10 +149,7 @@ LARGEST = "65,536 tokens"  # the largest budget of the study of fifteen masks
 
 @cache
 def study(
-    name: str,
-    objectives: tuple[str, ...] = (),
-    searches: tuple[str, ...] = (),
-    model: str | None = SMOLLM2,
+    name: str, objectives: tuple[str, ...] = (), searches: tuple[str, ...] = (), model: str | None = SMOLLM2
 ) -> StudyData:
     """The cells of a model in an archived study, with these objectives and searches (empty: with any)."""
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}

@@ -261,8 +261,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
     named = frame["model"] + "@" + frame["revision"].map(lambda one: str(one)[:6])
     alike = frame.groupby("calibration")["path"].transform("nunique") > 1
     return frame.assign(
-        model=frame["model"].mask(several, named),
-        calibration=frame["calibration"].mask(alike, frame["path"]),
+        model=frame["model"].mask(several, named), calibration=frame["calibration"].mask(alike, frame["path"])
     ).drop(columns=["revision", "path"])
 
 

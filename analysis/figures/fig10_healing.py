@@ -18,16 +18,7 @@ from ..data.archive import NothingToRead
 from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
 from ..stats.grid import each
-from ..stats.healed import (
-    PRUNED,
-    REPAIRED,
-    HealedMask,
-    healed_masks,
-    lost,
-    near_best,
-    regained,
-    statistics,
-)
+from ..stats.healed import PRUNED, REPAIRED, HealedMask, healed_masks, lost, near_best, regained, statistics
 from . import style
 from .cli import Drawing, StudyFigure
 from .style import INK, named, rows_of

@@ -164,11 +164,7 @@ def masks(m: StudyData) -> list[str]:
 PARTS: dict[str, tuple[str, Callable[[StudyData], list[str]], Sequence[str]]] = {
     "run": ("What was run", ran, ()),
     "masks": ("What moves a mask", masks, ()),
-    "costs": (
-        "What pruning for one objective costs in other outcomes",
-        costs,
-        ("perplexity", "accuracy"),
-    ),
+    "costs": ("What pruning for one objective costs in other outcomes", costs, ("perplexity", "accuracy")),
     "relative": (
         "Held-out perplexity of objectives and searches relative to others",
         lambda _: [],

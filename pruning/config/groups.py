@@ -48,10 +48,7 @@ NAMED = {
         "processes": "pruning.launcher.local:LocalPool",
         "slurm": "pruning.launcher.slurm:Slurm",
     },
-    "tracker": {
-        "none": "pruning.runs.cell:NoTracker",
-        "mlflow": "pruning.tracking.store:MLflow",
-    },
+    "tracker": {"none": "pruning.runs.cell:NoTracker", "mlflow": "pruning.tracking.store:MLflow"},
 }
 
 

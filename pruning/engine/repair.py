@@ -32,14 +32,7 @@ from pruning.core.mask import Mask, unit_names
 from pruning.core.records import RepairRecord, RepairRun
 from pruning.engine import collectives
 from pruning.engine.dense_pass import states
-from pruning.models.output_maps import (
-    Fold,
-    Repair,
-    find_fold,
-    folded_weights,
-    repaired,
-    replaced,
-)
+from pruning.models.output_maps import Fold, Repair, find_fold, folded_weights, repaired, replaced
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples

@@ -15,16 +15,7 @@ from pruning.config.app import build_option, check_settings
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
-from pruning.core.records import (
-    CLASS,
-    MASK,
-    NAME,
-    OPTION,
-    DoneResult,
-    HealRecord,
-    is_repaired,
-    read_result,
-)
+from pruning.core.records import CLASS, MASK, NAME, OPTION, DoneResult, HealRecord, is_repaired, read_result
 from pruning.export import output_dir
 from pruning.models.gguf import open_gguf
 from pruning.models.handle import Model

@@ -23,11 +23,7 @@ from pruning.models.blocks import apply, enter, find_blocks, head
 
 
 def summed_loss(
-    student: Any,
-    ids: Tensor,
-    weights: LossWeights,
-    teacher: Any = None,
-    recompute: bool = False,
+    student: Any, ids: Tensor, weights: LossWeights, teacher: Any = None, recompute: bool = False
 ) -> Tensor:
     """The weighted sum of cross entropy and KL over all predictions for token ids (B, T), in float32.
 

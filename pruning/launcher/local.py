@@ -97,9 +97,7 @@ class LocalPool:
         # submitit sets CUDA_VISIBLE_DEVICES to numbers. This line runs later and restores the names.
         chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
         executor.update_parameters(
-            tasks_per_node=task.resources.ranks,
-            timeout_min=LONGEST,
-            setup=[chosen, *job_environment(code)],
+            tasks_per_node=task.resources.ranks, timeout_min=LONGEST, setup=[chosen, *job_environment(code)]
         )
         return executor.submit(Job(task.key, task.config, where))
 

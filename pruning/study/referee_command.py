@@ -80,8 +80,7 @@ def run_referee(words: Sequence[str]) -> int:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The arguments. Raises InputError if --model or --text is not NAME=PATH; argparse refuses unknown options."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("settings", nargs="*", metavar="SETTING=VALUE", help="settings of a launch")
