@@ -324,9 +324,15 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     packing = actions.add_parser("pack", help="write studies into one archive", **explained)
     unpacking = actions.add_parser("unpack", help="write an archive into a results folder", **explained)
+    helps = {
+        "results": "a results folder",
+        "study": "a study in this folder, or several, joined by commas",
+        "archive": f"the archive's file, which ends in {SUFFIX}",
+    }
     for action, names in ((packing, ("results", "study", "archive")), (unpacking, ("archive", "results"))):
         for name in names:
-            action.add_argument(name, type=str if name == "study" else lambda text: Path(text).expanduser())
+            kind = str if name == "study" else lambda text: Path(text).expanduser()
+            action.add_argument(name, type=kind, help=helps[name])
     asked = parser.parse_args()
     if asked.action == "pack":
         done = pack(asked.results, asked.study.split(","), asked.archive)
