@@ -11,6 +11,7 @@ import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -113,26 +114,41 @@ def before_after(numbers: dict[str, Any]) -> Figure:
 
 # Ways to a smaller model.
 
+MARKS, ARROW = dict(zip(BITS, "os^D", strict=True)), {"arrowstyle": "->"}
+HUES = {"dense": ("dense", INK)}
+for share, hue in (("10", "#0072B2"), ("20", "#D55E00")):
+    HUES[f"blocks-{share}-trained"] = f"without {share} % of the blocks, trained", hue
+
 
 def when() -> Figure:
     """The novel's perplexity over size and over speed in llama.cpp: three models, each with four numbers of bits."""
-    note = "Left panels, from the right: bfloat16, Q8_0, Q5_0, Q4_0. Dotted: the dense model, trained alike. "
-    note += "Two files of Qwen without blocks, at Q4_0, have perplexities above 4,000."
+    note = "Lower is better. Dotted: the dense model after the same training. Arrows: above 4,000. BF16: bfloat16."
     figure, panels = style.page(2, 2, 2.3, "Fewer blocks, fewer bits, or both", note)
-    hues = {"dense": INK, "blocks-10-trained": "#0072B2", "blocks-20-trained": "#D55E00"}
     for model, (left, right) in ((SMOLLM2, panels[0]), (QWEN, panels[1])):
         rows, files = measured_ways(model)
-        for axes, key, unit in ((left, "bytes", 1e6), (right, "new_per_second", 1)):
-            for source, hue in hues.items():
-                names = [f"{source}-{bits}" for bits in BITS]
-                across = [files[one][key] / unit for one in names]
-                height = [rows[one]["metrics"]["ppl/novel"] for one in (source, *names[1:])]
-                axes.plot(across, height, "o-", color=hue, ms=4, label=source.replace("-", " "))
-            axes.set_ylim(*(factor * rows["dense"]["metrics"]["ppl/novel"] for factor in (0.78, 1.65)))
+        dense = rows["dense"]["metrics"]["ppl/novel"]
+        for (source, (_, hue)), (bits, mark) in product(HUES.items(), MARKS.items()):
+            file = files[f"{source}-{bits}"]
+            perplexity = rows[source if bits == BITS[0] else f"{source}-{bits}"]["metrics"]["ppl/novel"]
+            for axes, x in ((left, file["bytes"] / 1e6), (right, file["new_per_second"])):
+                if perplexity < 2 * dense:
+                    axes.plot(x, perplexity, mark, color=hue, ms=4.5)
+                else:
+                    axes.plot(x, dense, alpha=0)  # makes room for the arrow
+                    axes.annotate(
+                        "", (x, 1), (x, 0.85), ("data", "axes fraction"), arrowprops=ARROW | {"color": hue}
+                    )
+        for axes in (left, right):
             axes.axhline(rows["dense-trained"]["metrics"]["ppl/novel"], color=GREY, ls=":")
         left.set(xlabel="megabytes on disk", ylabel=f"{style.named(model)}: perplexity of the novel")
         right.set(xlabel="new tokens per second in llama.cpp")
-    panels[0][0].legend()
+    colours, marks = panels[0]
+    for words, hue in HUES.values():
+        colours.plot([], [], "o", color=hue, ms=4.5, label=words)
+    for bits, mark in MARKS.items():
+        marks.plot([], [], mark, color=GREY, ms=4.5, label=bits)
+    colours.legend(loc="upper right")
+    marks.legend(loc="upper left")
     return figure
 
 
