@@ -16,7 +16,7 @@ from typing import Any
 from pruning.core import storage
 from pruning.evaluation.speed import machine
 
-PROMPT, NEW, REPEATS = 256, 32, 5  # tokens, tokens, timed turns after one that is not timed
+PROMPT, NEW, REPEATS = 256, 32, 11  # tokens, tokens, timed turns after one that is not timed
 log = logging.getLogger(__name__)
 
 

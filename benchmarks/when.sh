@@ -84,11 +84,13 @@ if [ -n "${ZEROS:-}" ]; then
   done
 fi
 
-# Fewer bits: GGUF files of the dense model, and of trained models without blocks.
+# Fewer bits: GGUF files of the dense model, and of trained models without blocks. In bfloat16 also of those without
+# sub-layers, for their speed.
 if [ -n "${LLAMA:-}" ]; then
-  for source in dense blocks-10-trained blocks-20-trained; do
+  for source in dense {blocks,sublayers}-{10,20}-trained; do
     made "$source-BF16.gguf" python "$LLAMA/vendor/llama.cpp/convert_hf_to_gguf.py" "$folder/$source" \
       --outfile "$folder/$source-BF16.gguf.part" --outtype bf16
+    if [[ $source = sublayers* ]]; then continue; fi
     for kind in Q8_0:7 Q5_0:8 Q4_0:2; do
       made "$source-${kind%:*}.gguf" python -c '
 import sys

@@ -115,13 +115,8 @@ def steps() -> str:
         plain, *others = group
         for row in (plain, *others):
             ratio = f"{plain['cpu_seconds'] / row['cpu_seconds']:.2f}x" if "lora" in row["way"] else DASH
-            measured = (
-                f"{row['cpu_seconds']:.1f}",
-                ratio,
-                f"{row['at_peak']:.2f}",
-                f"{row['memory_gb']:.1f} GB",
-            )
-            rows.append([row["way"], *measured, device])
+            peak, memory = f"{row['at_peak']:.2f}", f"{row['memory_gb']:.1f} GB"
+            rows.append([row["way"], f"{row['cpu_seconds']:.1f}", ratio, peak, memory, device])
     return table(["training", "CPU s a step", "plain loop / this", "at peak", "peak memory", "machine"], rows)
 
 
@@ -290,6 +285,10 @@ def ways(model: str) -> str:
     """What each way costs on the novel and on held-out items, and what its last state saves."""
     (rows, files), lines = measured_ways(model), []
     known = (one for one in ("dense", *MASKS, *ZEROS, *FILES) if any(row.startswith(one) for row in rows))
+    # In bfloat16, models with equal numbers of parameters have equal shapes here, so they are equally fast.
+    speeds = {
+        own["parameters"]: files[f"{name}-BF16"] for name, own in rows.items() if f"{name}-BF16" in files
+    }
     for name in known:
         made = [rows.get(f"{name}-{state}") for state in ("pruned", "repaired", "trained")]
         if name in rows:
@@ -299,8 +298,8 @@ def ways(model: str) -> str:
         line += [_changed(row, "ppl/novel") for row in made]
         line += [_changed(own, "acc/heldout"), bytes_text(own["disk"])]
         line += [DASH if name in FILES else bytes_text(own["memory"])]
-        file = files.get(name) or files.get(f"{name}-BF16") or files.get(f"{name}-trained-BF16")
-        line += [f"{file['new_per_second'] / files['dense-BF16']['new_per_second']:.2f}x" if file else DASH]
+        file = files.get(name) or speeds[own["parameters"]]
+        line += [f"{file['new_per_second'] / files['dense-BF16']['new_per_second']:.1f}x"]
         lines.append(line)
     return table(["", "as made", "repaired", "trained", "accuracy", "on disk", "memory", "llama.cpp"], lines)
 
