@@ -230,7 +230,7 @@ def _budget(result: DoneResult, mask: Mask, removal: Removal) -> BudgetRecord | 
 
 
 def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The records of the parts of combined calibration data; empty for other data. A part can be combined itself."""
+    """The records of the parts of combined calibration data; empty for other data. A part can have parts, too."""
     nested = (part for part in drawn.values() if isinstance(part, Mapping))
     return [part for part in nested if "source" in part or _parts(part)]
 

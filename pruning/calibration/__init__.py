@@ -35,7 +35,7 @@ def file_of(settings: Any) -> str | None:
 
 
 def files_of(settings: Any) -> tuple[str, ...]:
-    """All local files that settings and nested settings name. A class lists its fields that name files in `FILES`."""
+    """All local files that settings and nested settings name. `FILES` of a class has the names of such fields."""
     if isinstance(settings, Mapping):
         return tuple(file for part in settings.values() for file in files_of(part))
     if not is_dataclass(settings):

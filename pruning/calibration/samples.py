@@ -99,7 +99,7 @@ class Samples:
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        Where a window was, there is a window again, and where an item was, an item. Items get new numbers, in order.
+        Each window is replaced by a window, and each item by an item. Items get new numbers, in order.
         Races and search stages can use only the first samples. The shuffle makes the first samples a random subset
         even if the source is sorted by topic or task.
         """

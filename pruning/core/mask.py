@@ -436,7 +436,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units whose addition to `dropped` gives a mask that is in the space or can be extended to one."""
+        """The units that `dropped` can get: the mask is then in the space, or can be extended to one that is."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
