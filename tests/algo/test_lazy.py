@@ -97,3 +97,14 @@ def test_on_a_budget_a_lazy_search_saves_losses_and_keeps_the_mask(kind: type, s
     assert len(lazy.asked) < len(plain.asked)
     if rank == "loss":  # the path of whole blocks asks again for masks whose rise per cost was estimated
         assert len({*lazy.asked}) == len(lazy.asked)
+
+
+def test_a_limit_counts_the_masks_that_are_scored_but_a_round_needs_room_for_all() -> None:
+    algo, loss = Greedy(lazy=0.05), noisy(0, 0.0)
+    run = drive(algo, SPACE, loss)
+    room = len(run.asked) - len(run.batches[-1]) + SPACE.n_blocks - 4
+    assert room < sum(range(20, 25)), "without lazy rounds, the limit would end the search"
+    assert drive(algo, SPACE, loss, most=room) == run
+    stopped = drive(algo, SPACE, loss, most=room - 1)
+    assert stopped.why == f"max_evaluations={room - 1} was reached"
+    assert stopped.answer == run.answer, "the most promising masks are scored first"
