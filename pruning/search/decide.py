@@ -51,12 +51,8 @@ class Decider:
         """The losses by which the `best` masks are chosen. A ruled-out mask has an estimated loss or is left out."""
         base = self.book.scores([request.rise.base])[0] if request.rise is not None else None
         view = View(self.book.estimate, request.rise, base)
-        asked, losses, estimated, settled = (
-            list[Mask](),
-            dict[Mask, float](),
-            dict[Mask, float](),
-            list[Score](),
-        )
+        asked, settled = list[Mask](), list[Score]()
+        losses, estimated = dict[Mask, float](), dict[Mask, float]()
         # The numbers of samples on which ruled-out masks were scored (0: none). The journal cannot give them, because
         # an earlier run or another cell may have scored a mask on more samples.
         out: dict[Mask, int] = {}
