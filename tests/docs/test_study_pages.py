@@ -66,8 +66,8 @@ def test_blocks_that_change_are_those_of_the_archive() -> None:
     sentences = [
         f"another search changes {said(small, SEARCH, 'perplexity')} of the 6 blocks for perplexity",
         f"For divergence it is {said(small, SEARCH, 'divergence')}",
-        f"Other samples change less: {drawn[0]} and {drawn[1]}",
-        f"another search changes {said(gemma, SEARCH, 'perplexity')} of 4 blocks, and other samples "
+        f"Another draw changes less: {drawn[0]} and {drawn[1]}",
+        f"another search changes {said(gemma, SEARCH, 'perplexity')} of 4 blocks, and another draw "
         f"{said(gemma, DRAWN, 'perplexity')}",
         f"Chance would change {small[SEARCH, 'margin'].chance:.2f} of 6 blocks on SmolLM2 and "
         f"{gemma[SEARCH, 'margin'].chance:.2f} of 4 on Gemma",
@@ -200,7 +200,7 @@ def test_ratios_of_variances_and_their_limits_are_those_of_the_archive() -> None
         ratios.append(with_interval(masks.total_ratio.value, masks.total_ratio.low, masks.total_ratio.high))
         parts = {name: part.value for name, part in masks.parts.items()}
         limits.append(f"{parts['calibration'] / parts['interaction'] + 1:.1f}")
-    said = "{} on SmolLM2 and {} on Gemma; even if search had no effect at all, it would only be {} and {}"
+    said = "{} on SmolLM2 and {} on Gemma; if search had no effect, this ratio would be {} and {}"
     assert said.format(*ratios, *limits) in page("statistics.md")
 
 
@@ -224,5 +224,5 @@ def test_archives_are_complete_and_hold_the_hours_of_search() -> None:
     hours = {name: frames[name].groupby("model")["seconds"].sum() / 3600 for name in PARTS}
     small, gemma = (hours["study"][model] for model in NAMES)
     every = sum(own.sum() for own in hours.values())
-    said = f"{small:.1f} hours of search on SmolLM2 and {gemma:.1f} on Gemma, all parts {every:.1f}"
+    said = f"{small:.1f} hours of search on SmolLM2 and {gemma:.1f} on Gemma; all parts together took {every:.1f}"
     assert said in page("studies.md")
