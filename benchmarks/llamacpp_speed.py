@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +21,38 @@ from pruning.core import storage
 from pruning.evaluation.speed import machine
 
 PROMPT, NEW, REPEATS = 256, 32, 11  # tokens, tokens, timed turns after one that is not timed
+CORES = len(os.sched_getaffinity(0))
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Write each file's size and median tokens per second, at batch size 1 on all cores of this process."""
+    """Write each file's size, peak memory and median tokens per second, at batch size 1 on all cores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from llama_cpp import Llama
-
     out, *paths = sys.argv[1:]
-    cores = len(os.sched_getaffinity(0))
-    models = {
-        path: Llama(path, n_ctx=2 * PROMPT, n_threads=cores, n_threads_batch=cores, verbose=False)
-        for path in paths
-    }
-    rates: dict[str, list[tuple[float, float]]] = {path: [] for path in paths}
-    for _ in range(1 + REPEATS):
-        for path, model in models.items():
-            rates[path].append(_timed(model))
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
+        memory = dict(zip(paths, alone.map(_memory, paths), strict=True))
+    models = [_loaded(path) for path in paths]
+    turns = [[_timed(model) for model in models] for _ in range(1 + REPEATS)]
     found = {}
-    for path, measured in rates.items():
-        prompt, new = (statistics.median(column) for column in zip(*measured[1:], strict=True))
-        size = Path(path).stat().st_size
-        found[Path(path).stem] = {"bytes": size, "prompt_per_second": prompt, "new_per_second": new}
-        log.info("%s: %.1f MB, %.0f prompt tokens/s, %.1f new tokens/s", path, size / 1e6, prompt, new)
-    how = {"device": machine(), "cores": cores, "prompt": PROMPT, "new": NEW, "repeats": REPEATS}
+    for path, *measured in zip(paths, *turns[1:], strict=True):
+        prompt, new = (statistics.median(column) for column in zip(*measured, strict=True))
+        row = {"bytes": Path(path).stat().st_size, "memory": memory[path], "prompt_per_second": prompt}
+        log.info("%s: %s", path, row | {"new_per_second": new})
+        found[Path(path).stem] = row | {"new_per_second": new}
+    how = {"device": machine(), "cores": CORES, "prompt": PROMPT, "new": NEW, "repeats": REPEATS}
     storage.write_json(Path(out), {"how": how, "files": found})
+
+
+def _loaded(path: str) -> Any:
+    threads = {"n_threads": CORES, "n_threads_batch": CORES}
+    return import_module("llama_cpp").Llama(path, n_ctx=2 * PROMPT, verbose=False, **threads)
+
+
+def _memory(path: str) -> int:
+    """By how many bytes the first turn raises the peak memory of this process, which must be new."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _timed(_loaded(path))
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def _timed(model: Any) -> tuple[float, float]:

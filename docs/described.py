@@ -297,8 +297,8 @@ def ways(model: str) -> str:
         line = [re.sub(r"-(\d+)", r", \1 %", name).replace("-trained", "").replace("-", ", ")]
         line += [_changed(row, "ppl/novel") for row in made]
         line += [_changed(own, "acc/heldout"), bytes_text(own["disk"])]
-        line += [DASH if name in FILES else bytes_text(own["memory"])]
         file = files.get(name) or speeds[own["parameters"]]
+        line += [bytes_text((file if name in FILES else own)["memory"])]
         line += [f"{file['new_per_second'] / files['dense-BF16']['new_per_second']:.1f}x"]
         lines.append(line)
     return table(["", "as made", "repaired", "trained", "accuracy", "on disk", "memory", "llama.cpp"], lines)

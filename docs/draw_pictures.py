@@ -142,13 +142,12 @@ def when() -> Figure:
             axes.axhline(rows["dense-trained"]["metrics"]["ppl/novel"], color=GREY, ls=":")
         left.set(xlabel="megabytes on disk", ylabel=f"{style.named(model)}: perplexity of the novel")
         right.set(xlabel="new tokens per second in llama.cpp")
-    colours, marks = panels[0]
     for words, hue in HUES.values():
-        colours.plot([], [], "o", color=hue, ms=4.5, label=words)
+        panels[0][0].plot([], [], "o", color=hue, ms=4.5, label=words)
     for bits, mark in MARKS.items():
-        marks.plot([], [], mark, color=GREY, ms=4.5, label=bits)
-    colours.legend(loc="upper right")
-    marks.legend(loc="upper left")
+        panels[0][1].plot([], [], mark, color=GREY, ms=4.5, label=bits)
+    panels[0][0].legend(loc="upper right")
+    panels[0][1].legend(loc="upper left")
     return figure
 
 

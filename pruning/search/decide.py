@@ -60,11 +60,9 @@ class Decider:
             self.book.count_asked(batch)
             known = [mask for mask in asked if mask not in out]
             asked += batch
-
             # Bounds or a race rule masks out.
             finished, new = self._in_full(request, [*known, *batch], best, view)
             out |= new
-
             # Near ties are settled among the remaining masks, and then the choice is made.
             values = self.settler.losses(list(finished.values()), best, view)
             settled = [replace(score, loss=values[score.mask]) for score in finished.values()]
@@ -106,13 +104,13 @@ class Decider:
         return {mask: (known | found)[mask] for mask in request.masks} if found else {}
 
     def _record(
-        self, out: Mapping[Mask, int], unasked: int, best: int, settled: Sequence[Score], view: View
+        self, out: Mapping[Mask, int], left: int, best: int, settled: Sequence[Score], view: View
     ) -> None:
         """Record a decision: the scores by which it was made, and how many masks were not scored at all."""
         journal = self.book.journal.scores
         raced = [view.of(self.book.first(journal[mask], samples)) for mask, samples in out.items() if samples]
         if (record := decision(settled, raced, best, self.book.estimate)) is not None:
-            skipped = unasked + len(out) - len(raced)
+            skipped = left + len(out) - len(raced)
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
 
     def _estimates(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -149,8 +149,7 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
         try:
             request = search.send(answer)
         except StopIteration as end:
-            outcome: Found = end.value
-            return outcome
+            return cast(Found, end.value)
         if isinstance(request, Gates):
             masks, whole = _single_removals(space), True
         else:
