@@ -37,8 +37,8 @@ def main() -> None:
     for path, *measured in zip(paths, *turns[1:], strict=True):
         prompt, new = (statistics.median(column) for column in zip(*measured, strict=True))
         row = {"bytes": Path(path).stat().st_size, "memory": memory[path], "prompt_per_second": prompt}
-        log.info("%s: %s", path, row | {"new_per_second": new})
         found[Path(path).stem] = row | {"new_per_second": new}
+        log.info("%s: %s", path, found[Path(path).stem])
     how = {"device": machine(), "cores": CORES, "prompt": PROMPT, "new": NEW, "repeats": REPEATS}
     storage.write_json(Path(out), {"how": how, "files": found})
 

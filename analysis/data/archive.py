@@ -324,7 +324,7 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     packing = actions.add_parser("pack", help="write studies into one archive", **explained)
     unpacking = actions.add_parser("unpack", help="write an archive into a results folder", **explained)
-    helps = {"results": "a results folder", "study": "studies: A or A,B", "archive": "NAME.tar.xz"}
+    helps = {"results": "a results folder", "study": "studies: A or A,B", "archive": f"NAME{SUFFIX}"}
     for action, names in ((packing, ("results", "study", "archive")), (unpacking, ("archive", "results"))):
         for name in names:
             kind = str if name == "study" else lambda text: Path(text).expanduser()

@@ -86,7 +86,7 @@ def exact_by_construction(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> f
 
 
 def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether losses are additive: a mask's rise is the sum of its units' own. None if no mask can be tested."""
+    """Whether losses are additive: the rise of a mask is the sum of its units'. None if no mask can be tested."""
     compared = None
     for trace in traces:
         losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}

@@ -436,7 +436,7 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that `dropped` can get: the mask is then in the space, or can be extended to one that is."""
+        """The units that can be added to `dropped`, one at a time, on the way to a mask of the space."""
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:

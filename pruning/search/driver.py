@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,7 +144,7 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None
-    spent: dict[Mask, None] = {}  # also masks that were scored on a part of the samples
+    spent: set[Mask] = set()  # also masks that were scored on a part of the samples
     losses: dict[Mask, float] = {}  # over all samples
     while True:
         try:
@@ -154,13 +155,10 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
             masks, whole = _single_removals(space), True
         else:
             masks, whole = request.masks, request.samples is None
-        affordable, counted = [], spent.copy()
-        for mask in masks:
-            if mask not in counted and len(counted) >= limit:
-                break
-            counted[mask] = None
-            affordable.append(mask)
-        if len(affordable) < len(masks):
+        new = [mask for mask in dict.fromkeys(masks) if mask not in spent]
+        if len(spent) + len(new) > limit:
+            within = {*spent, *new[: int(limit) - len(spent)]}
+            affordable = list(takewhile(within.__contains__, masks))
             if affordable and whole:
                 losses.update(zip(affordable, (yield Ask(affordable)), strict=True))
             return Found(completed(space, losses), f"max_evaluations={limit} was reached")
@@ -169,9 +167,9 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluation
             found = dict(zip(request.masks, answer, strict=True))
             if request.lazy is not None:  # a skipped mask costs nothing
                 found = {mask: loss for mask, loss in found.items() if math.isfinite(loss)}
-                counted = spent | dict.fromkeys(found)
+                new = [*found]
             losses |= found
-        spent = counted
+        spent.update(new)
 
 
 def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
