@@ -71,8 +71,8 @@ class Design:
         self, of: Sequence[Coordinates], resamples: int = 999, seed: int = 0, items: Matrix | None = None
     ) -> Shares:
         """Shares of an outcome's variance. `of` has the outcome's coordinates in each of the `strata`, in
-        order. `items` (cells, items), if given, is the noise of items (`item_noise`), which is resampled and
-        subtracted from sums of squares. Strata with too few cells or with equal outcomes are left out.
+        order. `items` (cells, items), if given, is the noise of items (`item_noise`): it is subtracted from
+        sums of squares, and resampled for intervals. Strata with too few cells or with equal outcomes are left out.
         """
         used = [i for i, s in enumerate(self.strata) if not s.refusal and of[i].total > SPREAD]
         if not used:
@@ -100,7 +100,7 @@ class Design:
     def _objective(
         self, of: Sequence[Coordinates], items: Matrix | None, used: Sequence[int]
     ) -> IntervalEstimate:
-        """The ratio objective : search, with a jackknife interval over draws on a logarithmic scale.
+        """Objective : search. Its interval comes from a jackknife of the logarithm that leaves out a draw.
 
         The degrees of freedom are the smallest that Welch and Satterthwaite's formula can give: the number of draws
         from the data set with the fewest draws, minus 1. With the number of draws minus that of data sets instead,

@@ -32,8 +32,8 @@ class Change:
     otherwise, `objectives` has one objective. `changed` is the mean number of changed units, with its
     interval clipped to possible values. `chance` is the mean for random masks, `most` the largest possible
     mean, and `size` the mean number of removed units. `each` has, for each draw, the mean over the pairs that
-    contain it. `worst_to_best` is the ratio of the highest to the lowest held-out perplexity over the levels
-    of the factor (geometric mean). If draws are compared, there are no intervals: in simulated studies of six
+    contain it. `worst_to_best` is the geometric mean of the ratio of the highest to the lowest held-out
+    perplexity if only the factor changes. If draws are compared, there are no intervals: in simulated studies of six
     draws, jackknife intervals covered the true mean in only 78 percent of cases.
     """
 

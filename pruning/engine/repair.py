@@ -98,7 +98,7 @@ def check(module: Any, unit: str, samples: Samples) -> None:
 
 
 def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tuple[Repair, RepairRecord]:
-    """For a mask's runs, the maps that do not raise the held-out loss, and a record of how well they fit.
+    """Fit a map for each run. Return those that do not raise the held-out loss, and records of all fits.
 
     Raises InputError as `check` does.
     """

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import submitit
 
-from pruning.core.errors import InputError
 from pruning.launcher import local
 from pruning.launcher.cell_state import StateName
 from pruning.launcher.local import LocalPool, end_family
@@ -60,22 +59,6 @@ def test_each_cell_gets_a_slot_and_gpus_of_its_own(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert launcher.free_gpus(asked, used) == free
-
-
-@pytest.mark.parametrize(
-    ("launcher", "asked", "message"),
-    [
-        (LocalPool(parallel=0), Resources(), "launcher.parallel=0"),
-        (LocalPool(), Resources(nodes=2), "nodes=2 of tiny"),
-        (LocalPool(), Resources(ranks=2, gpus_per_rank=2), "tiny .*4 GPUs"),
-    ],
-)
-def test_what_this_machine_cannot_do_is_refused(
-    launcher: LocalPool, asked: Resources, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", THREE)
-    with pytest.raises(InputError, match=message):
-        launcher.check({"tiny": asked})
 
 
 class Executor(submitit.LocalExecutor):

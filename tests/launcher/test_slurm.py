@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pruning.core.errors import InputError
 from pruning.launcher import scheduler
+from pruning.launcher.local import LocalPool
 from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.submission import submission_lock, submissions
@@ -84,19 +84,23 @@ def test_a_refusal_is_reported_and_nothing_is_in_flight(
 
 
 @pytest.mark.parametrize(
-    ("settings", "asked", "message"),
+    ("launcher", "asked", "message"),
     [
-        ({"parallel": 0}, {}, "launcher.parallel=0"),
-        ({}, {"minutes": 2}, "minutes=2 of tiny .*launcher.warning_seconds=120"),
-        ({}, {"ranks": 0}, "tiny.*model.resources.ranks=0"),
-        ({}, {"gpus_per_rank": -1}, "gpus_per_rank=-1"),
+        (Slurm(parallel=0), Resources(), "launcher.parallel=0"),
+        (Slurm(), Resources(minutes=2), "minutes=2 of tiny .*launcher.warning_seconds=120"),
+        (Slurm(), Resources(ranks=0), "tiny.*model.resources.ranks=0"),
+        (Slurm(), Resources(gpus_per_rank=-1), "gpus_per_rank=-1"),
+        (LocalPool(parallel=0), Resources(), "launcher.parallel=0"),
+        (LocalPool(), Resources(nodes=2), "nodes=2 of tiny"),
+        (LocalPool(), Resources(ranks=2, gpus_per_rank=2), "tiny .*4 GPUs"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    calls: Path, settings: dict[str, Any], asked: dict[str, Any], message: str
+def test_what_a_cluster_or_a_machine_cannot_do_is_refused(
+    calls: Path, launcher: Slurm | LocalPool, asked: Resources, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
     with pytest.raises(InputError, match=message):
-        Slurm(**settings).check({"tiny": Resources(**asked)})
+        launcher.check({"tiny": asked})
 
 
 def test_a_machine_without_slurm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

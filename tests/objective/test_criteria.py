@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.dense_pass import gate_gradients
 from pruning.engine.forward import Forward
 from pruning.objective import Objective, _criteria
 from pruning.objective.angular import Angular, _angle
 from pruning.objective.block_influence import BlockInfluence
-from pruning.objective.mutual_information import MutualInformation
 from pruning.objective.relative_magnitude import RelativeMagnitude
 from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
@@ -133,24 +131,3 @@ def test_gates_of_sub_layers_are_derivatives() -> None:
             last.weight.data = kept
         slope = (np.array(values[0]) - np.array(values[1])) / (2 * step)
         np.testing.assert_allclose(gradients[:, unit], slope, rtol=5e-3, atol=2e-4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "named"),
-    [
-        *(
-            (kind, {"by": "runs"}, "objective.by 'runs'")
-            for kind in (Angular, BlockInfluence, MutualInformation)
-        ),
-        (RelativeMagnitude, {"norm": 3}, "objective.norm=3"),
-        *(
-            (MutualInformation, {name: 0}, f"objective.{name}=0")
-            for name in ("projections", "neighbors", "tokens")
-        ),
-        (MutualInformation, {"seed": -1}, "objective.seed=-1"),
-    ],
-)
-def test_invalid_settings_are_refused(kind: type, settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(InputError) as caught:
-        kind(**settings)
-    assert named in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from pruning.config.app import register
-from pruning.config.groups import CONF, options
+from pruning.config.groups import CONF, members, options
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.scoring import Score
 from pruning.objective import Objective
@@ -134,3 +136,22 @@ def test_removing_a_block_that_does_nothing_is_never_worse(name: str, objective:
         cheapest = min(changes, key=changes.__getitem__) == Mask(N_BLOCKS, (3,))
         assert cheapest or changes[Mask(N_BLOCKS, (3,))] == pytest.approx(0, abs=1e-9)
         assert cheapest or name not in RELATIVE
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    *((kind, {"by": "runs"}, "by 'runs'") for kind in ("Angular", "BlockInfluence", "MutualInformation")),
+    ("RelativeMagnitude", {"norm": 3}, "norm=3"),
+    *(("MutualInformation", {name: 0}, f"{name}=0") for name in ("projections", "neighbors", "tokens")),
+    ("MutualInformation", {"seed": -1}, "seed=-1"),
+    ("Weighted", {"first": "perplexty"}, "first 'perplexty'"),
+    ("Weighted", {"second": "weighted"}, "second 'weighted'"),
+    ("Weighted", {"weight": 1.5}, "weight=1.5"),
+]
+KINDS = {cls.__name__: cls for _, cls in members("objective")}
+
+
+@pytest.mark.parametrize(("kind", "settings", "named"), REFUSED)
+def test_invalid_settings_are_refused(kind: str, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        KINDS[kind](**settings)
+    assert f"objective.{named}" in str(caught.value)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
@@ -81,20 +80,6 @@ def test_masks_are_yielded_as_soon_as_both_have_scored_them(monkeypatch: pytest.
     terms = loss.terms(MASKS)
     assert next(terms)[0] in MASKS
     assert len(list(terms)) == len(MASKS) - 1
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"first": "perplexty"}, "objective.first 'perplexty'"),
-        ({"second": "weighted"}, "objective.second 'weighted'"),
-        ({"weight": 1.5}, "objective.weight=1.5"),
-    ],
-)
-def test_invalid_settings_are_refused(wrong: dict[str, object], named: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Weighted(**wrong)  # type: ignore[arg-type]
-    assert named in str(caught.value)
 
 
 def test_the_error_is_that_of_two_independent_parts() -> None:
