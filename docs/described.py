@@ -138,7 +138,6 @@ ALL = ("block_influence", *MAIN)
 ON_ITEMS = ("block_influence", "divergence", "answer", "choice", "margin")  # the objectives of study_losses
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 NAMES = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
-OBJECTIVES = ("block_influence", *TEXT)  # the objectives of study_healing
 STATES = ("pruned", "repaired", "healed")
 LARGEST = "65,536 tokens"  # the largest budget of the study of fifteen masks
 
@@ -234,7 +233,7 @@ def outcomes(name: str, objectives: tuple[str, ...]) -> str:
 
 def after_healing() -> str:
     """The perplexity of some masks relative to others, paired by draw: pruned, repaired, and healed."""
-    found = study("study_healing", OBJECTIVES).relative
+    found = study("study_healing").relative
     rows = []
     for name in TEXT:
         ratios = (ratio(found.searches, state, objective=name, algo="greedy") for state in STATES)

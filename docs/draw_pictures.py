@@ -61,13 +61,12 @@ def of_study(figure: str, name: str, objectives: tuple[str, ...] = (), model: st
 
 
 RATIO = "calibration : search"
-COMPARED = [(model, objectives) for model in NAMES for objectives in (MAIN, TEXT)]
 
 
 def ratios() -> Figure:
     """A forest plot of calibration : search, for the text objectives alone, and with the margin added."""
     found = {}
-    for model, objectives in COMPARED:
+    for model, objectives in product(NAMES, (MAIN, TEXT)):
         known = fig5_variance_shares.ratios(study("study", objectives, model=model).shares).items()
         group = f"{style.named(model)}: {', '.join(style.objectives(objectives))}"
         found[group] = {outcome: every[RATIO] for outcome, every in known if RATIO in every}

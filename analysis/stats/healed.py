@@ -29,7 +29,7 @@ from .components import IntervalEstimate
 from .grid import NO_COMPENSATION, bare
 from .same_samples import WindowPairsLosses, joined, losses_of, window_losses
 
-REPAIRS = ("linear", "diagonal")
+REPAIR = "linear"  # the compensation that is a repair
 VARIED = ("tokens", "seed", *RUNNING)  # settings of healing that may differ within a comparison
 Matrix = NDArray[np.float64]
 
@@ -80,16 +80,14 @@ def healed_masks(
 ) -> dict[tuple[str, float], list[HealedMask]]:
     """The distinct masks of each model and ratio, with the losses on the windows of some metrics.
 
-    Only the most frequent repair and the most frequent settings of healing are used, so that masks differ in nothing
-    else. A mask is left out if its losses per window were not stored.
+    Only the most frequent settings of healing are used, so that masks differ in nothing else. A mask is left out if
+    its losses per window were not stored.
     """
     values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
     cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
     healings = {cell: list(_healings(results / str(cell))) for cell in cells["cell"]}
     settings = Counter(comparable(one) for known in healings.values() for one, _ in known)
     chosen = max(settings, key=lambda text: (settings[text], text), default=None)
-    repairs = Counter(cells.loc[cells["compensation"].isin(REPAIRS), "compensation"])
-    repair = max(sorted(repairs), key=lambda name: repairs[name], default=None)
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
         result: Any = read_done(results / str(row["cell"]))
@@ -104,7 +102,7 @@ def healed_masks(
         changed = not plain and not rejected
         before = window_losses(results, result, metrics, "uncompensated" if changed else "pruned")
         one.add(PRUNED, before, samples)
-        if compensation == repair and changed:
+        if compensation == REPAIR and changed:
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
         for of, path in healings[row["cell"]] if plain else ():  # masks healed after repair are not compared
             if comparable(of) == chosen:

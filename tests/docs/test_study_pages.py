@@ -170,7 +170,7 @@ def test_sentences_on_harder_searches_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_sentences_on_repair_and_training_are_those_of_the_archive() -> None:
-    own = archived("study_healing", described.OBJECTIVES)
+    own = archived("study_healing")
     found = own.relative.states
     falls = []
     for state in described.STATES[1:]:
