@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.data.archive import folder, unpack
+from analysis.data.archive import folder
 from analysis.data.load import Metric, load
 from analysis.data.study import AskedStudy
 from analysis.figures.fig10_healing import Masks, healed
@@ -135,7 +135,6 @@ def whole() -> str:
 TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
-ON_ITEMS = ("block_influence", "divergence", "answer", "choice", "margin")  # the objectives of study_losses
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 NAMES = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
 STATES = ("pruned", "repaired", "healed")
@@ -150,10 +149,7 @@ def study(
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
     packed = name.partition("_")[0]  # the parts of the larger study share its archive
-    results = folder(ROOT / f"analysis/{packed}/{packed}.tar.xz")
-    if name == "study_losses":  # its cells for the margin are in that archive
-        unpack(ROOT / f"analysis/{name}/{name}.tar.xz", results)
-    return StudyData(AskedStudy(results, name, only))
+    return StudyData(AskedStudy(folder(ROOT / f"analysis/{packed}/{packed}.tar.xz"), name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
@@ -321,7 +317,6 @@ PAGES: Mapping[str, Tables] = {
     "studies.md": {
         "moved": moved,
         "outcomes": partial(outcomes, "study", ALL),
-        "losses": partial(outcomes, "study_losses", ON_ITEMS),
         "searches": partial(searches, SMOLLM2),
         "searches on Gemma": partial(searches, GEMMA),
         "statements": statements,

@@ -153,7 +153,6 @@ def when() -> Figure:
 PICTURES: dict[str, Callable[[], Figure]] = {
     "before_after": lambda: before_after(read_json(IMAGES / "before_after.json")),
     "changes": lambda: of_study("fig4_changes", "study", MAIN),
-    "losses": lambda: of_study("fig4_changes", "study_losses"),
     "asked": lambda: of_study("fig6_asked", "study", MAIN),
     "ratios": ratios,
     "cost": lambda: of_study("fig7_cost", "study", model=SMOLLM2),
