@@ -177,7 +177,7 @@ def seconds_alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.Series
 
 
 def _spent(trace: Trace) -> float:
-    """The seconds that a cell spent on scores. In races, they add up from line to line, so the maximum counts."""
+    """The seconds a cell spent on scores. In races, a mask's lines hold running totals, so the maximum counts."""
     spent: dict[Removed, float] = {}
     for score in trace:
         mask = tuple(score["dropped"])

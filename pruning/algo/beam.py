@@ -18,10 +18,9 @@ from pruning.core.mask import Mask, Space
 class Beam:
     """Like greedy, but keeps the `width` best sets of each size. If it keeps all sets, the search is exhaustive.
 
-    Ties go to the set that was reached first. If a share of the cost is removed, the answer is the set of
-    lowest loss among those that meet it. With `rank=cost`, sets that do not meet it yet are compared by
-    (loss - dense loss) / cost. Greedy uses the rise since the previous round, so even `width=1` can give
-    another result than greedy. `lazy` is as in `Greedy`.
+    Ties go to the set that was reached first. If the goal is a share of the cost, the answer is the lowest-loss set
+    that meets it. With `rank=cost`, sets that do not meet it yet are compared by (loss - dense loss) / cost. Greedy
+    uses the rise since the previous round, so even `width=1` can give another result. `lazy` is as in `Greedy`.
     """
 
     width: int = 5

@@ -274,8 +274,8 @@ class View:
     """How masks are compared: by their losses or, with `rise`, by (loss - loss of a base mask) / cost.
 
     Each term of a score is changed in the same way, so standard errors and paired differences remain valid.
-    Costs are multiples of the lowest cost in a request, so they are at least 1. So a rise per cost never exceeds the
-    difference of losses, and tolerances for losses are also valid for rises per cost.
+    Costs are multiples of the lowest cost in a request, so they are at least 1. Dividing by them never enlarges a
+    difference, so tolerances for losses are also valid for rises per cost.
     """
 
     estimate: Estimate

@@ -139,8 +139,8 @@ def check_limit(max_evaluations: int | None) -> None:
 def proposals(algo: Algo, space: Space, rng: np.random.Generator, max_evaluations: int | None) -> Proposals:
     """Yield the requests of a search until it ends or would need more than `max_evaluations` distinct masks.
 
-    A request for gate gradients counts like all single removals, which are scored if gradients are missing. A lazy
-    round needs room for all its masks, but only those that are scored count.
+    A request for gate gradients counts as all single removals, which are scored instead if gradients are missing. A
+    lazy round needs room for all its masks, but only those that are scored count.
     """
     limit = math.inf if max_evaluations is None else max_evaluations
     search, answer = algo.propose(space, rng), None

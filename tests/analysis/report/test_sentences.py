@@ -236,9 +236,9 @@ JUDGED = [
     # An interval that contains 1 does not decide "comparable".
     ("accuracy", {}, OPEN, "2.00 (0.50 to 9.00)"),
     ("accuracy", {"accuracy": shares(9, 3, 20)}, FAILS, "9.00 (3.00 to 20.0)"),
-    ("searches", {}, HOLDS, "fewer blocks than chance in 2, clearly more in 0"),
-    ("searches", UNSURE, SOME, "in 1, clearly more in 0, and it is open in 1"),
-    ("searches", WORSE, OPEN, "in 1, clearly more in 1"),
+    ("searches", {}, HOLDS, "than chance in 2 combinations of model, size and objective, clearly more in 0"),
+    ("searches", UNSURE, SOME, "objective, clearly more in 0, and neither in 1"),
+    ("searches", WORSE, OPEN, "in 1 combinations of model, size and objective, clearly more in 1"),
     ("searches", {"changes": []}, OPEN, "two searches"),
     ("one_shot", {}, FAILS, "34 percent (26 to 41), clearly better in 3 of 4"),
     ("one_shot", _relative(0.01, 0.02, 0.01, 0.02), HOLDS, "2 percent (1 to 2)"),
