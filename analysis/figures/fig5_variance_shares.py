@@ -182,7 +182,7 @@ def _build(study: AskedStudy, given: Namespace) -> Drawing:
 
 FIGURE = StudyFigure(
     name="fig5_variance_shares",
-    heading="How much is calibration, how much is search",
+    heading="Does calibration or search explain more variance?",
     build=_build,
     metrics=True,
     section="variance",

@@ -115,10 +115,11 @@ def _build(study: AskedStudy, given: Namespace) -> Drawing:
 
 FIGURE = StudyFigure(
     name="fig6_asked",
-    heading="Does a harder search give what is wanted?",
+    heading="Does a lower loss also lower perplexity?",
     build=_build,
     metrics=True,
     section="costs",
     caption="Each line is a calibration draw through its searches: how far their own loss is below one-shot's, and "
-    "their held-out perplexity over that of the unpruned model. Lines that fall get what they ask for.",
+    "their held-out perplexity over that of the unpruned model. If a line falls, a lower loss comes with a "
+    "lower perplexity.",
 )
