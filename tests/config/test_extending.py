@@ -85,9 +85,8 @@ def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return run(project, "-c", code, *overrides)
 
 
-@pytest.mark.parametrize(
-    ("group", "least"), [("algo", 75), pytest.param("objective", 10, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "least"), [("algo", 75), ("objective", 10)])
 def test_the_example_of_the_page_passes_every_test_of_its_group(
     project: Path, group: str, least: int
 ) -> None:

@@ -105,6 +105,7 @@ def written_gguf(folder: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_cell_its_directory_and_a_gguf_file_give_one_row_and_that_of_eval(
     compared: Compare, launch: Command, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_cell_its_directory_and_a_gguf_file_give_one_row_and_that_of_eval(
     assert cell.changes[PPL]["text"] == text
 
 
+@pytest.mark.slow
 def test_repair_and_training_are_in_a_cell_s_row(
     compared: Compare, launch: Command, model_folder: Path, every_map_is_kept: None
 ) -> None:
@@ -185,6 +187,7 @@ class Loads:
         return measure
 
 
+@pytest.mark.slow
 def test_a_stopped_command_continues_and_measures_nothing_twice(
     compared: Compare, model_folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

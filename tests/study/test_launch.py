@@ -242,6 +242,7 @@ def command_line(model_folder: Path, results: Path, *words: str) -> list[str]:
     return [*program, *small.split(), *sizes.split(), f"paths.results={results}", *words]
 
 
+@pytest.mark.slow
 def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: Path, tmp_path: Path) -> None:
     whole = launch("k=4", "model.name=local")
     command = command_line(model_folder, tmp_path / "killed", "k=4", "calibration.samples=4")
