@@ -212,15 +212,15 @@ def searches(model: str) -> str:
     return table(["search", *MAIN, "losses asked for"], rows)
 
 
-def outcomes(name: str, objectives: tuple[str, ...]) -> str:
+def outcomes() -> str:
     """Held-out perplexity, its ratio to that of divergence, and accuracy, by model and objective."""
     rows = []
     for model, words in NAMES.items():
-        own = study(name, objectives, model=model)
+        own = study("study", ALL, model=model)
         costs = own.costs.set_index(["outcome", "objective"])
         dense = {kind: metric.of(own.cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
         rows.append([words, "nothing removed", f"{dense['ppl']:.1f}", "", f"{dense['acc']:.1f}"])
-        for objective in objectives:
+        for objective in ALL:
             value = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
             perplexity = number(at(costs, ("ppl", objective), "mean"))
             rows.append(["", objective, perplexity, value, accuracy(own, objective)])
@@ -316,7 +316,7 @@ PAGES: Mapping[str, Tables] = {
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "studies.md": {
         "moved": moved,
-        "outcomes": partial(outcomes, "study", ALL),
+        "outcomes": outcomes,
         "searches": partial(searches, SMOLLM2),
         "searches on Gemma": partial(searches, GEMMA),
         "statements": statements,

@@ -170,7 +170,7 @@ WORDS = {
 }
 NO_COMPENSATION = "none"
 UNKNOWN_COMPENSATION = "unknown compensation"  # for an unfinished cell, in a study with several compensations
-COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
+COMPENSATIONS = ("magnitude", "linear", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
 _SHARE = {"sublayer", "attention", "mlp", LATENCY}  # if a label has one of these, the size is a share
 _PART = re.compile("|".join([*_SHARE, UNKNOWN, COUNTED, *COMPENSATIONS, r"[\d.]+ %"]))

@@ -451,8 +451,8 @@ class Space:
     def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
         """The mask made from `dropped` by adding the units of `order` that fit, in turn, until it is in the space.
 
-        A unit fits if `fitting` has it; one that does not fit now never fits later. So if `order`
-        has all units outside `dropped`, and `dropped` is `extendable`, the result is in the space.
+        A unit fits if `fitting` has it; one that does not fit now never fits later. So if `order` has
+        all units outside `dropped`, and `dropped` is `extendable`, the result is in the space.
         """
         mask = self.drop(*dropped)
         if self.budget is None:  # the same result, faster

@@ -1,4 +1,7 @@
-"""Requests to SLURM, with commands that only record their arguments; `tests/slurm` uses a real cluster."""
+"""Requests to SLURM, with commands that only record their arguments, and settings that launchers refuse.
+
+`tests/slurm` uses a real cluster.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ LOSSES = {
     "b": ("none", {"pruned": 3.0}),
     "c": ("linear", {"pruned": 2.0, "uncompensated": 3.0}),
     "d": ("linear", {"pruned": 2.2, "uncompensated": 3.0}),
-    "e": ("diagonal", {"pruned": 2.9, "uncompensated": 3.0}),
 }
 
 
