@@ -39,8 +39,8 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(model="m", ratio=0.2, objective="perplexity", algo="greedy")
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
-def test_the_most_frequent_repair_is_averaged_over_draws(order: list[int], cells: pd.DataFrame) -> None:
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_a_repair_is_averaged_over_draws(order: list[int], cells: pd.DataFrame) -> None:
     ((one,),) = healed.healed_masks(Path("results"), cells.iloc[order], ["ppl/heldout"]).values()
     assert one.losses(PRUNED) == pytest.approx(3.0 + WINDOWS)
     assert one.losses(REPAIRED) == pytest.approx(2.1 + WINDOWS)
