@@ -9,7 +9,7 @@
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
 # make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
-#              continues from the archive analysis/study/study.tar.xz
+#              continues from the archives of `study` and `study_losses`
 # make test-slow   the tests that `make test` leaves out, because each takes more than six seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
@@ -95,6 +95,7 @@ STUDIES := study study_all study_seeds study_sizes study_labels study_units stud
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
 	@$(BIN)/depth-pruning archive unpack $(call packed,study) $(RESULTS)
+	@$(BIN)/depth-pruning archive unpack $(call packed,study_losses) $(RESULTS)
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \

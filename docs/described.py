@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.data.archive import folder
+from analysis.data.archive import folder, unpack
 from analysis.data.load import Metric, load
 from analysis.data.study import AskedStudy
 from analysis.figures.fig10_healing import Masks, healed
@@ -70,13 +70,8 @@ def benchmark(name: str) -> Any:
     return read_json(ROOT / "benchmarks" / f"{name}.json")
 
 
-def engine() -> str:
-    """A table for each machine that ran `make bench`."""
-    return written(benchmark("results"))
-
-
-def written(rows: list[dict[str, Any]]) -> str:
-    """The text of `engine` for `rows` of results."""
+def engine(rows: list[dict[str, Any]]) -> str:
+    """A table for each machine that ran `make bench`, from the rows of its results."""
     ordered = sorted(rows, key=lambda row: str(row["device"]))
     machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
     heads = ["work", "as it comes, CPU s", "ratio", "at peak", "best exact", "best of all"]
@@ -135,6 +130,7 @@ def whole() -> str:
 TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
+ON_ITEMS = ("block_influence", "divergence", "answer", "choice", "margin")  # the objectives of study_losses
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 NAMES = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
 STATES = ("pruned", "repaired", "healed")
@@ -149,7 +145,10 @@ def study(
     chosen = {"objective": objectives, "algo": searches, "model": (model,) if model else ()}
     only = {column: values for column, values in chosen.items() if values}
     packed = name.partition("_")[0]  # the parts of the larger study share its archive
-    return StudyData(AskedStudy(folder(ROOT / f"analysis/{packed}/{packed}.tar.xz"), name, only))
+    results = folder(ROOT / f"analysis/{packed}/{packed}.tar.xz")
+    if name == "study_losses":  # its cells for the margin are in that archive
+        unpack(ROOT / f"analysis/{name}/{name}.tar.xz", results)
+    return StudyData(AskedStudy(results, name, only))
 
 
 def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
@@ -212,15 +211,15 @@ def searches(model: str) -> str:
     return table(["search", *MAIN, "losses asked for"], rows)
 
 
-def outcomes() -> str:
+def outcomes(name: str, objectives: tuple[str, ...]) -> str:
     """Held-out perplexity, its ratio to that of divergence, and accuracy, by model and objective."""
     rows = []
     for model, words in NAMES.items():
-        own = study("study", ALL, model=model)
+        own = study(name, objectives, model=model)
         costs = own.costs.set_index(["outcome", "objective"])
         dense = {kind: metric.of(own.cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
         rows.append([words, "nothing removed", f"{dense['ppl']:.1f}", "", f"{dense['acc']:.1f}"])
-        for objective in ALL:
+        for objective in objectives:
             value = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
             perplexity = number(at(costs, ("ppl", objective), "mean"))
             rows.append(["", objective, perplexity, value, accuracy(own, objective)])
@@ -312,11 +311,12 @@ def _changed(row: Any, metric: str) -> str:
 
 PAGES: Mapping[str, Tables] = {
     "when.md": {"SmolLM2": partial(ways, SMOLLM2), "Qwen": partial(ways, QWEN)},
-    "benchmarks.md": {"engine": engine, "whole": whole, "steps": steps},
+    "benchmarks.md": {"engine": lambda: engine(benchmark("results")), "whole": whole, "steps": steps},
     "measured.md": {"fifteen masks": fifteen, "after healing": after_healing},
     "studies.md": {
         "moved": moved,
-        "outcomes": outcomes,
+        "outcomes": partial(outcomes, "study", ALL),
+        "losses": partial(outcomes, "study_losses", ON_ITEMS),
         "searches": partial(searches, SMOLLM2),
         "searches on Gemma": partial(searches, GEMMA),
         "statements": statements,

@@ -43,9 +43,8 @@ def save(name: str, figure: Figure) -> None:
     """Write a picture as a PNG with few colours."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    image = (
-        Image.open(stream).convert("RGB").quantize(SHADES, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    )
+    image = Image.open(stream).convert("RGB")
+    image = image.quantize(SHADES, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small = io.BytesIO()
     image.save(small, "png", optimize=True)
     write_bytes(IMAGES / f"{name}.png", small.getvalue())
@@ -54,10 +53,15 @@ def save(name: str, figure: Figure) -> None:
 # Figures of archived studies.
 
 
-def of_study(figure: str, name: str, objectives: tuple[str, ...] = (), model: str | None = None) -> Figure:
+def of_study(
+    figure: str, name: str, objectives: tuple[str, ...] = (), model: str | None = None, title: str = ""
+) -> Figure:
     """A figure of an archived study's cells with these objectives and this model; by default, of all."""
     entry: StudyFigure = import_module(f"analysis.figures.{figure}").FIGURE
-    return entry.of(study(name, objectives, model=model).asked).figure
+    drawn = entry.of(study(name, objectives, model=model).asked).figure
+    if title:
+        drawn.texts[0].set_text(title)
+    return drawn
 
 
 RATIO = "calibration : search"
@@ -153,6 +157,8 @@ def when() -> Figure:
 PICTURES: dict[str, Callable[[], Figure]] = {
     "before_after": lambda: before_after(read_json(IMAGES / "before_after.json")),
     "changes": lambda: of_study("fig4_changes", "study", MAIN),
+    "changes_losses": lambda: of_study("fig4_changes", "study_losses"),
+    "losses": lambda: of_study("fig6_asked", "study_losses", title="Losses on the same questions"),
     "asked": lambda: of_study("fig6_asked", "study", MAIN),
     "ratios": ratios,
     "cost": lambda: of_study("fig7_cost", "study", model=SMOLLM2),
