@@ -209,8 +209,7 @@ def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
     scored = sum(row.span[1] - row.span[0] for row in samples.rows)
     part = sum(len(part.tokens) for part in forward.parts.values() if part is not None)
     tokens = side.scored * text.vocab_size + side.bounded * part
-    head = scored * tokens * text.hidden_size
-    return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9
+    return 2 * float(forward.cost.block_tokens * block + scored * tokens * text.hidden_size) / peak / 1e9
 
 
 # Time work on a device, and measure how fast the device can be.

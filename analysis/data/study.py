@@ -68,6 +68,11 @@ class AskedStudy:
         results = [str(text) for text in self.frame["damage"].dropna()]
         return results + (self.journals.damages if "journals" in self.__dict__ else [])
 
+    @property
+    def absent(self) -> list[str]:
+        """A message if journals have been read and some cells have none, as in an archive packed without them."""
+        return self.journals.absent if "journals" in self.__dict__ else []
+
 
 # The title line of every figure.
 
@@ -108,13 +113,14 @@ def _listed(name: str, values: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class Journals:
-    """The scored masks of each finished cell, and what is wrong with damaged journals.
+    """The scored masks of each finished cell, what is wrong with damaged journals, and whether some are absent.
 
     `lines` includes the partial scores of races, which only the statistics of costs use.
     """
 
     lines: dict[str, list[TraceLine]]
     damages: list[str]
+    absent: list[str]
 
     @cached_property
     def traces(self) -> dict[str, list[TraceLine]]:
@@ -123,9 +129,14 @@ class Journals:
 
 
 def journals(results: Path, finished: pd.DataFrame) -> Journals:
-    """Read the journals of finished cells. If a journal is damaged, its readable scores are used."""
+    """Read the journals of finished cells. If a journal is damaged, its readable scores are used.
+
+    A missing journal is damage, unless all cells of its objective lack theirs.
+    """
     lines, damages = dict[str, list[TraceLine]](), []
-    for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
+    exist = finished["cell"].map(lambda cell: (results / str(cell) / TRACE).exists())
+    absent = ~exist.groupby(finished["objective"]).transform("any")
+    for cell, dropped, without in zip(finished["cell"], finished["dropped"], absent, strict=True):
         path, entries = results / str(cell) / TRACE, list[TraceEntry]()
         try:
             entries = list(read_trace(path))
@@ -133,9 +144,12 @@ def journals(results: Path, finished: pd.DataFrame) -> Journals:
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
         lines[cell] = [entry.line for entry in entries if entry.line is not None]
-        if reason:
+        if reason and not without:
             damages.append(f"{cell}/{TRACE} {reason}")
-    return Journals(lines, damages)
+    known = (
+        f"{absent.sum():,} of {len(lines):,} finished cells have no journal; only their own masks are known"
+    )
+    return Journals(lines, damages, [known] if absent.any() else [])
 
 
 def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) -> str:

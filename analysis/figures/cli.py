@@ -117,7 +117,7 @@ def _draw_all() -> None:
             log.info("no       %s: %s", figure.name, nothing)
         except Exception as error:  # other figures are still drawn
             failed.append(f"{figure.name} could not be drawn ({type(error).__name__}: {error})")
-    _end_with([*study.damages, *failed])
+    _end_with(study, failed)
 
 
 def save(drawing: Drawing, out: Path, name: str, title: str = "", provenance: str = "") -> Path:
@@ -178,7 +178,7 @@ def run(kind: str, given: Namespace, draw: Callable[[AskedStudy], Path]) -> None
     """
     study = _study(given)
     log.info("%-8s %s", kind, draw(study).resolve())
-    _end_with(study.damages)
+    _end_with(study)
 
 
 def _study(given: Namespace) -> AskedStudy:
@@ -190,9 +190,11 @@ def _study(given: Namespace) -> AskedStudy:
         return study
 
 
-def _end_with(damages: Sequence[str]) -> None:
-    """If `damages` has messages, log them and end the command with exit code 1."""
-    for damage in damages:
+def _end_with(study: AskedStudy, failed: Sequence[str] = ()) -> None:
+    """Log what is absent or damaged. If anything is damaged or has failed, end the command with exit code 1."""
+    for text in study.absent:
+        log.warning("absent   %s", text)
+    for damage in (damages := [*study.damages, *failed]):
         log.warning("damaged  %s", damage)
     if damages:
         raise SystemExit(1)

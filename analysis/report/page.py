@@ -60,25 +60,23 @@ def page(m: StudyData) -> str:
     parts, lacking = summary.parts(m)
     lacking += [(figure.entry.heading.lower(), figure.reason) for figure in drawn if figure.reason]
     varied, shared = cells.settings(m)
-    return (
-        study_data.templates()
-        .get_template("report.html.j2")
-        .render(
-            study=m.asked.study or "all cells",
-            title=m.asked.title,
-            status=m.frame["status"].value_counts().to_dict(),
-            damages=m.asked.damages,
-            finding=finding(m),
-            sections=list(sections(parts, drawn, list(page_tables.tables(m)))),
-            ran=parts["run"],
-            refused=summary.refusals(m, lacking),
-            varied=varied,
-            shared=shared,
-            cells=page_tables.cells(m),
-            groups=list(cells.groups(m)),
-            style=inlined("report.css"),
-            script=inlined("report.js"),
-        )
+    template = study_data.templates().get_template("report.html.j2")
+    return template.render(
+        study=m.asked.study or "all cells",
+        title=m.asked.title,
+        status=m.frame["status"].value_counts().to_dict(),
+        damages=m.asked.damages,
+        absent=m.asked.absent,
+        finding=finding(m),
+        sections=list(sections(parts, drawn, list(page_tables.tables(m)))),
+        ran=parts["run"],
+        refused=summary.refusals(m, lacking),
+        varied=varied,
+        shared=shared,
+        cells=page_tables.cells(m),
+        groups=list(cells.groups(m)),
+        style=inlined("report.css"),
+        script=inlined("report.js"),
     )
 
 

@@ -76,8 +76,7 @@ class Router:
         check_type("model", model, PrunableModel)
         _check_weights(record, model, folder)
         forward = forward_of(model.language_model)
-        encoder = StateEncoder(forward, model.tokenizer, router.blocks)
-        return cls(model, router, encoder, record)
+        return cls(model, router, StateEncoder(forward, model.tokenizer, router.blocks), record)
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
@@ -204,5 +203,4 @@ def fit_router(
     scores = score_items(forward, samples, list(sets.values()))
     head = fit_head(encoder.encode(prompts(template, items)), scores.target(target).T)
     router = FittedRouter(sets, head, blocks, template, target)
-    facts = fitted_router.model_record(model.language_model, model.settings)
-    return Router(model, router, encoder, facts)
+    return Router(model, router, encoder, fitted_router.model_record(model.language_model, model.settings))

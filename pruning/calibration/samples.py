@@ -124,8 +124,7 @@ class Samples:
             1.0 if item else float(unit[0].span[1] - unit[0].span[0])
             for item, unit in zip(items, self.units, strict=True)
         ]
-        parts = [int(item and len(shares) > 1) for item in items]
-        return Estimate(tuple(weights), tuple(parts), shares)
+        return Estimate(tuple(weights), tuple(int(item and len(shares) > 1) for item in items), shares)
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
         """The values of all rows as one list for each sample."""

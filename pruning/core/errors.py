@@ -109,8 +109,7 @@ def near_names(name: str, known: Sequence[str]) -> str:
 
 def merged_error(errors: Sequence[PruningError]) -> InputError:
     """One error with the texts of all `errors`, so that the user can correct everything at once."""
-    texts = list(dict.fromkeys(str(error) for error in errors))
-    return InputError("\n".join(texts))
+    return InputError("\n".join(dict.fromkeys(str(error) for error in errors)))
 
 
 # Errors of the operating system (a full disk, no permission, a directory instead of a file) as plain sentences.

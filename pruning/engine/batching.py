@@ -171,5 +171,4 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
     query, key = segments[:, :, None], segments[:, None, :]
     causal, padding = torch.ones(width, width, dtype=torch.bool).tril(), torch.eye(width, dtype=torch.bool)
     visible = causal & ((key == 0) | (key == query)) | padding  # padding attends to itself
-    positions = padded((line.positions for line in lines), 0)
-    return Batch(ids, visible[:, None], positions, indices, targets, rows)
+    return Batch(ids, visible[:, None], padded((line.positions for line in lines), 0), indices, targets, rows)

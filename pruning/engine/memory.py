@@ -122,5 +122,4 @@ class MemoryBudget:
         """Whether weights are on disk, whether products are equal for any row count, a block's parameter count."""
         module = self.model.module
         exact = self.model.device.type == "cpu" and module.dtype in (torch.float32, torch.float64)
-        parameters = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
-        return offloaded(module), exact, parameters
+        return offloaded(module), exact, sum(p.numel() for p in find_blocks(module).modules[0].parameters())

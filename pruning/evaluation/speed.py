@@ -147,8 +147,7 @@ def machine(gpus: bool = True) -> str:
     import torch
 
     if gpus and torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        return " + ".join(names)
+        return " + ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
     # The name that Linux reports or, on other systems, the one that Python reports.
     processor = _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()

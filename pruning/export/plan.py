@@ -91,8 +91,7 @@ def plan_cut(wanted: Request) -> Cut:
     stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
     after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
     before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
-    sizes = ModelSizes(before, now, sum(stored.values()), after)
-    return Cut(settings, folder, config, plan, tensors, sizes)
+    return Cut(settings, folder, config, plan, tensors, ModelSizes(before, now, sum(stored.values()), after))
 
 
 def _find_source(settings: Model) -> tuple[Model, Any, Path | None]:

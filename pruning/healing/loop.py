@@ -352,8 +352,7 @@ def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Pa
 
 def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, Path]:
     """Two folders of checkpoints: those that runs with other budgets can use, and those of this budget only."""
-    trunk = folder / f"trunk-{settings.line(text.beginning)}"
-    return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
+    return folder / f"trunk-{settings.line(text.beginning)}", folder / settings.key(text.sha256) / CHECKPOINTS
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -91,8 +91,7 @@ def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = 
     documents = settings.text.documents("heal")
     ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
     name = settings.path or settings.source
-    text = packed(ids, start_tokens(tokenizer), settings, name, calibration)
-    return replace(text, file_sha256=sha256)
+    return replace(packed(ids, start_tokens(tokenizer), settings, name, calibration), file_sha256=sha256)
 
 
 def packed(

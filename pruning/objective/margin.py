@@ -58,5 +58,4 @@ def of_answers(forward: Forward, samples: Samples, term: Callable[[Sequence[floa
 
 def gap(scores: Sequence[float], right: int) -> float:
     """The mean score of the wrong answers minus the score of the right answer."""
-    wrong = [score for choice, score in enumerate(scores) if choice != right]
-    return mean(wrong) - scores[right]
+    return mean([score for choice, score in enumerate(scores) if choice != right]) - scores[right]

@@ -108,8 +108,7 @@ class Cell:
             "protect": dataclasses.asdict(self.protect),
             "seed": self.seed,
         }
-        timed = self.budget == "latency"
-        return record | ({"latency": dataclasses.asdict(self.latency)} if timed else {})
+        return record | ({"latency": dataclasses.asdict(self.latency)} if self.budget == "latency" else {})
 
     @property
     def removal(self) -> Removal:

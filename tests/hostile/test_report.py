@@ -118,6 +118,20 @@ def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: 
     assert sum(bool(scores) for scores in read.traces.values()) >= 2
 
 
+def test_an_objective_without_any_journal_is_counted_and_is_no_damage(
+    results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = journals(results, done(load(results, "small"))).traces
+    for path in results.glob("*/trace.jsonl"):
+        path.unlink()
+    read = journals(results, done(load(results, "small")))
+    assert (read.damages, {*read.traces}) == ([], {*known})
+    with caplog.at_level(logging.INFO, "analysis"):
+        run("fig7_cost", monkeypatch, results)
+    count = f"{len(known)} of {len(known)} finished cells have no journal"
+    assert f"absent   {count}; only their own masks are known" in caplog.text
+
+
 def test_a_figure_draws_the_rest_names_the_file_and_fails(
     results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
