@@ -28,7 +28,7 @@ from pruning.core.records import read_done
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "whole.json"
 # For each size: how many windows, and how many blocks to remove.
-SIZES = {"2 x 128 tokens, k=2": (2, 2), "8 x 128 tokens, k=6": (8, 6), "16 x 128 tokens, k=6": (16, 6)}
+SIZES = {"2 x 128 tokens, k=2": (2, 2), "16 x 128 tokens, k=6": (16, 6)}
 SEARCH, SCRIPT = "SLEB's published way, the search alone", "SLEB's published way"
 WAYS = {"the command as it comes": [], "the command, best of all": ["algo.lazy=0.05"]}
 log = logging.getLogger("benchmarks")

@@ -96,8 +96,7 @@ def test_sentences_on_other_losses_are_those_of_the_archive() -> None:
 
     small = [costs(margin[name, SMOLLM2]) for name in others]
     changed = [text[SMOLLM2], text[GEMMA], margin["divergence", SMOLLM2], margin["divergence", GEMMA]]
-    more = [f"{found[0].mean:.2f}".removeprefix("-") for found in changed]
-    assert [found[0].mean > 0 for found in changed] == [True, True, True, False]
+    more = [f"{found[0].mean:.2f}" for found in changed]
     assert all(margin[name, GEMMA][1].low < 0 < text[GEMMA][1].low for name in others)
     told = changes(archived("study_losses", ON_ITEMS).cells)
     (apart,) = (one for one in told if {*one.objectives, *one.others} == {"divergence", "answer"})
@@ -107,8 +106,8 @@ def test_sentences_on_other_losses_are_those_of_the_archive() -> None:
         "that of masks for `choice`, a margin with a bound (means over four searches)",
         "(the others: {}, {} and {})".format(*map(rest, others)),
         f"have {costs(text[SMOLLM2])} times the perplexity of those on text, on Gemma {costs(text[GEMMA])}",
-        f"another draw changes {more[0]} more blocks on SmolLM2 and {more[1]} on Gemma",
-        f"with the margin instead of divergence, {more[2]} more and {more[3]} fewer",
+        f"make another draw change {more[0]} more blocks on SmolLM2 and {more[1]} on Gemma",
+        f"the margin instead of divergence adds {more[2]} and {more[3]}.",
         f"SmolLM2's masks for divergence and `answer` differ in {apart.changed.mean:.2f} blocks",
     ]
     for sentence in sentences:
@@ -196,7 +195,7 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert f"on Gemma {low:.1f} to {last:.1f} times in five draws; one mask of the sixth" in WRITTEN
     gemma = archived("study", MAIN, model=GEMMA)
     largest = gemma.metrics["ppl"].of(gemma.cells).astype(float).max()
-    assert f"reaches {largest:.1e}".replace("e+", "e") in WRITTEN
+    assert f"has a perplexity of {largest:.1e}".replace("e+", "e") in WRITTEN
     assert broken > 1000
     cells = own.cells[own.cells["objective"] == "margin"]
     better = cells[cells["algo"].isin(("greedy", "beam", "genetic", "bayesian"))]
@@ -218,10 +217,8 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
 @pytest.mark.slow
 def test_sentences_on_harder_searches_are_those_of_the_archive() -> None:
     own = archived("study", MAIN)
-    gains = {name: described.ratio(own.relative.searches, objective=name, algo="beam") for name in MAIN}
-    assert f"beam search has {gains['margin']} times the held-out perplexity of one-shot" in WRITTEN
-    text = " and ".join(gains[name].split()[0] for name in ("perplexity", "divergence"))
-    assert f"For perplexity and divergence it has {text} times" in WRITTEN
+    gain = described.ratio(own.relative.searches, objective="margin", algo="beam")
+    assert f"beam search has {gain} times the held-out perplexity of one-shot" in WRITTEN
 
     def correlations(model: str, *objectives: str) -> list[float]:
         data = archived("study", MAIN, model=model)
