@@ -146,10 +146,9 @@ def journals(results: Path, finished: pd.DataFrame) -> Journals:
         lines[cell] = [entry.line for entry in entries if entry.line is not None]
         if reason and not without:
             damages.append(f"{cell}/{TRACE} {reason}")
-    known = (
-        f"{absent.sum():,} of {len(lines):,} finished cells have no journal; only their own masks are known"
-    )
-    return Journals(lines, damages, [known] if absent.any() else [])
+    count = f"{absent.sum():,} of {len(lines):,} finished cells"
+    said = f"{count} have no journal; of their searches, only the chosen masks are known"
+    return Journals(lines, damages, [said] if absent.any() else [])
 
 
 def _lacking(path: Path, entries: list[TraceEntry], dropped: tuple[int, ...]) -> str:

@@ -211,8 +211,7 @@ def continuations(results: Path, record: DoneResult) -> list[dict[str, str]]:
         with suppress(PruningError, OSError):
             if (kept := read_continuations(results / paths[which])) is not None:
                 columns |= {"prompt": kept["prompts"], WORDS[which]: kept["texts"]}
-    rows = zip(*columns.values(), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows][:SHOWN]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)][:SHOWN]
 
 
 # The configuration of a study: the settings that all its cells share, and the settings that vary between cells.

@@ -170,7 +170,8 @@ class SearchResult:
     @property
     def ties(self) -> list[Mask]:
         """At most 100 masks of the same size that are not significantly worse than `mask` at level 0.05."""
-        return [Mask.from_json(self.mask.to_json() | {"dropped": listed}) for listed in self.margins["ties"]]
+        record = self.mask.to_json()
+        return [Mask.from_json({**record, "dropped": listed}) for listed in self.margins["ties"]]
 
     @contextmanager
     def masked(self) -> Iterator[Any]:

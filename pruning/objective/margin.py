@@ -58,4 +58,5 @@ def of_answers(forward: Forward, samples: Samples, term: Callable[[Sequence[floa
 
 def gap(scores: Sequence[float], right: int) -> float:
     """The mean score of the wrong answers minus the score of the right answer."""
-    return mean([score for choice, score in enumerate(scores) if choice != right]) - scores[right]
+    wrong = [score for choice, score in enumerate(scores) if choice != right]
+    return mean(wrong) - scores[right]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -73,6 +72,12 @@ def contrast(first: pd.DataFrame, second: pd.DataFrame) -> tuple[DrawMean, DrawM
     return over_pairs(moved, drawn.take(i), drawn.take(j)), over_draws(both["log"].to_numpy() * sign, drawn)
 
 
+def ratios(first: pd.DataFrame, second: pd.DataFrame) -> list[float]:
+    """The perplexity of the first cells' masks over that of the second's, in each draw, in ascending order."""
+    one, other = (cells.groupby("draw")["log"].mean() for cells in (first, second))
+    return sorted(np.exp(one - other))
+
+
 @pytest.mark.slow
 def test_sentences_on_other_losses_are_those_of_the_archive() -> None:
     others = ("divergence", "answer", "choice")
@@ -88,8 +93,7 @@ def test_sentences_on_other_losses_are_those_of_the_archive() -> None:
 
     def rest(name: str) -> str:
         """The ratios of five of Gemma's draws, without the draw that ruins its masks."""
-        logs = (of[one, GEMMA].groupby("draw")["log"].mean() for one in ("margin", name))
-        low, *_, high, ruined = np.sort(np.exp(next(logs) - next(logs)))
+        low, *_, high, ruined = ratios(of["margin", GEMMA], of[name, GEMMA])
         assert low > 1
         assert ruined > 10_000
         return f"{low:.2f} to {high:.1f}"
@@ -176,14 +180,6 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     assert f"{len(cells) + len(gemma) + sum(losses)} runs" in WRITTEN
 
 
-def ratios(model: str) -> Iterator[float]:
-    """The perplexity of masks for the margin over that of masks for divergence (on text), in each draw."""
-    own = archived("study", ("margin", "divergence"), model=model)
-    logs = own.cells.assign(log=np.log(own.metrics["ppl"].of(own.cells).astype(float)))
-    means = logs.groupby(["objective", "draw"])["log"].mean()
-    yield from np.sort(np.exp(means["margin"] - means["divergence"]))
-
-
 @pytest.mark.slow
 def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     own = archived("study", MAIN)
@@ -191,7 +187,7 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert (
         f"Yet on SmolLM2 they have {compared} times the perplexity of masks for divergence on text" in WRITTEN
     )
-    low, *_, last, broken = ratios(GEMMA)
+    low, *_, last, broken = ratios(*(of_losses(name, GEMMA, "study") for name in ("margin", "divergence")))
     assert f"on Gemma {low:.1f} to {last:.1f} times in five draws; one mask of the sixth" in WRITTEN
     gemma = archived("study", MAIN, model=GEMMA)
     largest = gemma.metrics["ppl"].of(gemma.cells).astype(float).max()

@@ -129,7 +129,7 @@ def test_an_objective_without_any_journal_is_counted_and_is_no_damage(
     with caplog.at_level(logging.INFO, "analysis"):
         run("fig7_cost", monkeypatch, results)
     count = f"{len(known)} of {len(known)} finished cells have no journal"
-    assert f"absent   {count}; only their own masks are known" in caplog.text
+    assert f"absent   {count}; of their searches, only the chosen masks are known" in caplog.text
 
 
 def test_a_figure_draws_the_rest_names_the_file_and_fails(
