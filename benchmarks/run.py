@@ -146,7 +146,9 @@ class Side:
         single = None
         if losses.in_half:
             memory = Journal(None, space.n_blocks)
-            single = FloatLoss(lambda: self._in_float32(losses), memory)
+            # Both methods use the engine for near ties, and it counts its own cost.
+            engine = Forward(self.forward.model, self.forward.batch_tokens)
+            single = FloatLoss(lambda: self._in_float32(replace(losses, forward=engine)), memory)
         problem = Problem(algo, space, 0, racing, NearTies(), bounds=bounds)
         started = spent(self.where)
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
@@ -156,10 +158,9 @@ class Side:
         self.mask = solution.score.mask
 
     def _in_float32(self, losses: Calibrated) -> Loss | None:
-        """The float32 loss that settles near ties. Both methods use the engine for it; `settling` has its seconds."""
+        """The float32 loss that settles near ties; its seconds are added to `settling`."""
         started = spent(self.where)
-        own = Forward(self.forward.model, self.forward.batch_tokens)  # counts its own cost
-        loss = replace(losses, forward=own).in_float32()
+        loss = losses.in_float32()
         self.settling += spent(self.where) - started
         if loss is None:
             return None

@@ -5,7 +5,9 @@ This module imports little, because it must be ready before anything that is slo
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import io
 import logging
 import os
@@ -129,13 +131,25 @@ def _end(text: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-# Settings before torch or numpy is imported: how memory is kept, and how threads wait.
+# Settings before torch or numpy is imported: how memory is kept, how threads wait, when garbage is collected.
 
 
 def prepare_process() -> None:
-    """Set how threads wait and whether freed memory is kept. Commands call this before they import torch or numpy."""
+    """Change these settings of the process. Commands call this before they import torch or numpy."""
     let_threads_wait()
     keep_pages()
+    collect_less()
+
+
+# Importing torch, transformers and MLflow creates a million objects that all stay. Searching them for garbage takes
+# a second while they are imported, and another when the process ends.
+THRESHOLDS = (20_000, 50, 100)  # of Python's three generations
+
+
+def collect_less() -> None:
+    """Search for garbage less often than Python does by default, and not when the process ends."""
+    gc.set_threshold(*THRESHOLDS)
+    atexit.register(gc.freeze)
 
 
 # glibc returns every large tensor to the system when it is freed, and the next one gets new pages, which the system

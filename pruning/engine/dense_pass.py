@@ -209,26 +209,33 @@ def _timed(forward: Forward) -> Iterator[None]:
 
 HALVES = (torch.bfloat16, torch.float16)
 BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for the passes through it
+AMPLE = (
+    4  # if this many times the needed bytes are free, the copy is kept: then it takes a sixth of free memory
+)
 
 
 def in_float32(forward: Forward) -> Forward | None:
     """Forward passes through a float32 copy of the model; they add to the same `cost`.
 
-    The copy has the weights of the half-precision model, so only the rounding of products and sums differs. Returns
-    None if the model is not in half precision or not on one device, or if a rank has no room for a copy.
+    The copy has the weights of the half-precision model, so only the rounding of products and sums differs. If
+    memory is ample, `forward` keeps the copy and its states. Returns None if the model is not in half precision or
+    not on one device, or if a rank has no room for a copy.
     """
     model = forward.model
-    if model.module.dtype not in HALVES:
-        return None
+    if forward.single is not None or model.module.dtype not in HALVES:
+        return forward.single
     # Ranks of one machine copy the model at the same time.
     copies = collectives.world_size() if model.device.type == "cpu" else 1
     needed = copies * BYTES * sum(p.numel() for p in model.module.parameters())
     on_one = not offloaded(model.module) and len(devices(model.module)) == 1
-    if collectives.all_max(float(not (on_one and free_memory(model.module) > needed))):
+    free = -collectives.all_max(-free_memory(model.module) if on_one else 0.0)  # the minimum over all ranks
+    if free <= needed:
         return None
     module = copy.deepcopy(model.module).float()
     copied = LanguageModel(module, replace(model.info, dtype="float32"))
-    return Forward(copied, forward.batch_tokens, forward.scales, forward.cost)
+    single = Forward(copied, forward.batch_tokens, forward.scales, forward.cost)
+    forward.single = single if free > AMPLE * needed else None
+    return single
 
 
 @torch.inference_mode()

@@ -128,6 +128,7 @@ class Forward:
         default_factory=dict
     )
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
+    single: Forward | None = None  # through a float32 copy of the model (`dense_pass.in_float32`)
     # Keys: the number of rows, and whether the whole head is read.
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
@@ -177,6 +178,7 @@ class Forward:
         view = copy.copy(self)
         if scales != self.scales:
             view.scales, view.beginnings, view.ends, view.known = scales, Beginnings(), None, {}
+            view.single = None
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -198,7 +200,7 @@ class Forward:
     def release(self) -> None:
         """Free the memory of the states, values and weights that are kept for a search."""
         self.beginnings.clear()
-        self.ends = None
+        self.ends = self.single = None
         self.known.clear()
         self.parts.clear()
 
@@ -363,7 +365,7 @@ class WalkRequest:
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if failed is not None:
                 forward.beginnings.clear()
-                forward.ends = None
+                forward.ends = forward.single = None
                 forward.memory_budget.shrink(failed, len(chunk))
                 plan = None
                 continue

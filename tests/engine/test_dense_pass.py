@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from pruning.calibration.samples import Row
+from pruning.core.mask import Mask
 from pruning.engine import dense_pass
-from pruning.engine.dense_pass import gate_gradients, in_float32, states, unit_times
+from pruning.engine.dense_pass import AMPLE, gate_gradients, in_float32, states, unit_times
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from pruning.objective.margin import Margin
@@ -167,6 +168,34 @@ def test_in_full_precision_or_without_memory_there_is_no_copy(monkeypatch: pytes
     assert in_float32(Forward(language_model(build("llama")))) is None
     monkeypatch.setattr(dense_pass, "free_memory", lambda _: 1000)
     assert in_float32(half()) is None
+
+
+@pytest.mark.parametrize("ample", [True, False])
+def test_with_ample_memory_the_copy_and_its_states_are_kept(
+    ample: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = half()
+    needed = dense_pass.BYTES * sum(p.numel() for p in forward.model.module.parameters())
+    monkeypatch.setattr(dense_pass, "free_memory", lambda _: (AMPLE + 1 if ample else AMPLE) * needed)
+    found, run = [], []
+    for masks in (
+        [Mask(N_BLOCKS, (4,)), Mask(N_BLOCKS, (5,))],
+        [Mask(N_BLOCKS, (4, 5)), Mask(N_BLOCKS, (3, 5))],
+    ):
+        single, before = in_float32(forward), forward.cost.block_forwards
+        assert single is not None
+        found.append({mask: terms for mask, terms, _ in single.loglikelihoods(ROWS["text"], masks)})
+        run.append(forward.cost.block_forwards - before)
+    assert (forward.single is not None) == ample
+    # With kept states, the second request runs only unit 4 of the mask (3, 5).
+    assert run == [pytest.approx(6), pytest.approx(1 if ample else 5)]
+    alone = Forward(single.model)
+    for mask, terms, _ in alone.loglikelihoods(ROWS["text"], list(found[1])):
+        assert terms == found[1][mask]
+    view = forward.with_scales(SCALES)
+    assert view.single is None
+    forward.release()
+    assert forward.single is None
 
 
 def test_a_copy_that_no_one_uses_is_freed_without_the_garbage_collector() -> None:
