@@ -35,9 +35,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if find_spec(asked.engine) is None:
-        log.error(
-            "%s is not installed: on a GPU node, install it in an environment of its own.", asked.engine
-        )
+        log.error("%s is not installed: install it on a GPU node, in its own environment.", asked.engine)
         raise SystemExit(2)
     if not (Path(asked.model) / "config.json").is_file():
         log.error("--model %s holds no config.json: give the directory of an export.", asked.model)

@@ -59,7 +59,8 @@ def main() -> None:
             log.info("%s", rows[-1])
     old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
     kept = [row for row in old if row["device"] != device or row["size"] not in chosen]
-    storage.write_json(RESULTS, sorted([*kept, *rows], key=lambda row: [*SIZES].index(row["size"])))
+    order = {size: place for place, size in enumerate(SIZES)}
+    storage.write_json(RESULTS, sorted([*kept, *rows], key=lambda row: (row["device"], order[row["size"]])))
 
 
 def python(*words: str) -> tuple[float, str]:

@@ -116,13 +116,17 @@ def steps() -> str:
 
 
 def whole() -> str:
-    """The CPU seconds of the script and of each way to run the command, and their ratios, by size and machine."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    devices = list(dict.fromkeys(str(row["device"]) for row in benchmark("whole")))
-    for row in benchmark("whole"):
-        own = rows.setdefault((row["size"], row["way"]), [DASH] * len(devices))
-        own[devices.index(row["device"])] = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
-    return table(["", "", *devices], ([size, way, *own] for (size, way), own in rows.items()))
+    """For each machine, a table of the CPU seconds of the script and the command, and their ratios, by size."""
+    tables = []
+    for device, group in groupby(benchmark("whole"), key=lambda row: str(row["device"])):
+        lines: dict[str, dict[str, str]] = {}
+        for row in group:
+            seconds = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
+            lines.setdefault(row["way"], {})[row["size"]] = seconds
+        sizes = list(dict.fromkeys(size for own in lines.values() for size in own))
+        rows = ([way, *(own.get(size, DASH) for size in sizes)] for way, own in lines.items())
+        tables.append(table([f"on an {device}", *sizes], rows))
+    return "\n\n".join(tables)
 
 
 # Archived studies.

@@ -23,7 +23,7 @@ ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() e
 SUBCOMMANDS = {
     "compress": ("make a smaller model from a model", "pruning.study.compress:grid_words"),
     "grid": (
-        "run one cell, or compare models, objectives, data and searches",
+        "run one cell, or compare models, objectives and searches",
         "pruning.study.command:launch",
     ),
     "compare": ("measure other models beside a model, in one table", "pruning.study.compare:main"),

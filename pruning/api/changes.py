@@ -113,9 +113,7 @@ def repair_mask(
     check_settings(Linear, settings, "setting of repair_mask")
     model.check_mask(mask)
     if not mask.dropped:
-        raise InputError(
-            "the mask removes nothing, so there is nothing to repair: give one that removes some."
-        )
+        raise InputError("the mask removes nothing, so nothing needs repair: give one that removes some.")
     drawn = draw_samples(
         model, calibration, Perplexity(), samples=samples, length=length, seed=seed, call="repair_mask"
     )

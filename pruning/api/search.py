@@ -92,10 +92,8 @@ def search_mask(
         check_disjoint(drawn, draw_data(model, heldout), OTHER_DATA)
 
     losses = Calibrated(chosen_objective, forward_of(model.language_model), drawn)
-    journal = Journal(None, space.n_blocks, space.unit)
-    single = (
-        FloatLoss(losses.in_float32, Journal(None, space.n_blocks, space.unit)) if losses.in_half else None
-    )
+    journal, floats = (Journal(None, space.n_blocks, space.unit) for _ in range(2))
+    single = FloatLoss(losses.in_float32, floats) if losses.in_half else None
     problem = Problem(chosen_algo, space, seed, race, ties, max_evaluations, bounds=True)
     most = min(most, max_evaluations or most)
     title = f"{model.name} {type(chosen_algo).__name__}"

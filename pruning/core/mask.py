@@ -531,9 +531,7 @@ class Removal:
                 "ratio=null removes it."
             )
         if ratio is not None and not 0 < ratio < 1:
-            raise InputError(
-                f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1."
-            )
+            raise InputError(f"ratio={ratio:g} is no fraction of the blocks: give one above 0 and below 1.")
         if k is not None and k < 1:
             raise InputError(f"k={k} removes no block: choose 1 or more.")
         if k is not None and self.budget != "parameters":
@@ -542,9 +540,7 @@ class Removal:
                 "give ratio instead of k."
             )
         if self.first < 0 or self.last < 0:
-            raise InputError(
-                f"protect.first={self.first} and protect.last={self.last}: neither may be negative."
-            )
+            raise InputError(f"protect.first={self.first} and protect.last={self.last}: give 0 or more.")
 
     @property
     def mask_unit(self) -> str:

@@ -131,25 +131,19 @@ def _end(text: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-# Settings before torch or numpy is imported: how memory is kept, how threads wait, when garbage is collected.
+# Settings before torch or numpy is imported: garbage collection, how memory is kept, and how threads wait.
+
+# Imports of torch, transformers and MLflow create a million objects that all stay. With Python's thresholds, searching
+# them for garbage takes a second during the imports, and another when the process ends.
+THRESHOLDS = (20_000, 50, 100)
 
 
 def prepare_process() -> None:
     """Change these settings of the process. Commands call this before they import torch or numpy."""
+    gc.set_threshold(*THRESHOLDS)
+    atexit.register(gc.freeze)  # frozen objects are not searched
     let_threads_wait()
     keep_pages()
-    collect_less()
-
-
-# Importing torch, transformers and MLflow creates a million objects that all stay. Searching them for garbage takes
-# a second while they are imported, and another when the process ends.
-THRESHOLDS = (20_000, 50, 100)  # of Python's three generations
-
-
-def collect_less() -> None:
-    """Search for garbage less often than Python does by default, and not when the process ends."""
-    gc.set_threshold(*THRESHOLDS)
-    atexit.register(gc.freeze)
 
 
 # glibc returns every large tensor to the system when it is freed, and the next one gets new pages, which the system
@@ -168,7 +162,7 @@ def keep_pages() -> bool:
 
 
 # In GNU's OpenMP, a waiting thread spins 300,000 times before it sleeps. On a busy machine, it takes a core from the
-# thread that it waits for. docs/engine.md has the times.
+# thread that it waits for: a search took 1.6 to 4.5 times as long.
 SPINS = ("GOMP_SPINCOUNT", "1000")
 THREADS_DECIDED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # if one is set, nothing is changed
 

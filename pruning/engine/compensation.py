@@ -59,9 +59,7 @@ class Linear:
         if not self.ridge or not all(0 < one < math.inf for one in self.ridge):
             raise InputError(f"compensation.ridge={list(self.ridge)}: give one or more numbers above 0.")
         if self.heldout < 2:
-            raise InputError(
-                f"compensation.heldout={self.heldout}: choose 2 or more (4: every fourth sample)."
-            )
+            raise InputError(f"compensation.heldout={self.heldout}: give 2 or more (4: every fourth sample).")
 
 
 Compensation: TypeAlias = NoCompensation | Magnitude | Linear

@@ -108,9 +108,7 @@ def measure(forward: Forward, samples: Samples, mask: Mask, fit: Linear) -> tupl
     records: list[RepairRun] = []
     for number, run in enumerate(runs):
         if run.writer < 0:
-            log.warning(
-                "%s come first in the model: nothing before them can be repaired", " ".join(run.names())
-            )
+            log.warning("%s come first: nothing before them can be repaired", " ".join(run.names()))
             records.append({"removed": run.names(), "folded": None})
             continue
         fold = find_fold(forward.model.module, run.writer)

@@ -153,7 +153,7 @@ def _corpus(name: str, settings: Any) -> Corpus:
     hints = get_type_hints(Corpus)
     if not isinstance(settings, Mapping):
         raise InputError(
-            f"eval.corpora.{name}={settings}: give settings such as {{source: file, path: FILE}}."
+            f"eval.corpora.{name}={settings}: give settings, as in {{source: file, path: FILE}}."
         )
     for key, value in settings.items():
         if key not in hints:

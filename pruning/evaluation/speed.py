@@ -64,9 +64,7 @@ class Speed:
     def __post_init__(self) -> None:
         for name in ("batch_sizes", "prompts"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise InputError(
-                    f"eval.{name}={getattr(self, name)}: give one or more numbers of at least 1."
-                )
+                raise InputError(f"eval.{name}={getattr(self, name)}: give numbers of at least 1.")
         check_least("eval", self, new_tokens=2, repeats=1, warmup=0)
 
     def data(self, tokenizer: Any) -> dict[str, SpeedData]:  # noqa: ARG002 - prompts are random tokens

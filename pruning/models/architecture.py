@@ -11,9 +11,7 @@ from pruning.core.errors import InputError, UnskippableError
 def check_config(config: Any) -> None:
     """Raise UnskippableError if the configuration shows that single blocks cannot be removed."""
     if getattr(config, "is_encoder_decoder", False):
-        raise UnskippableError(
-            "it is an encoder-decoder model: only decoder-only language models can be pruned."
-        )
+        raise UnskippableError("it is an encoder-decoder model: only decoder-only models can be pruned.")
     if shared := getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0):
         raise UnskippableError(
             f"its last {shared} blocks reuse keys and values of earlier blocks, so no block can be removed alone."
@@ -43,7 +41,7 @@ def check_stored(config: Any) -> None:
     if causal_class(config) is None:
         raise UnskippableError(
             f"a {config.model_type} model is not a causal language model of transformers (its classes: "
-            f"{', '.join(config.architectures or ['unknown'])}): only decoder-only language models can be pruned. "
+            f"{', '.join(config.architectures or ['unknown'])}): only decoder-only models can be pruned. "
             "If it reads images or sound too, save its language model by itself."
         )
     if not isinstance(getattr(text, "num_hidden_layers", None), int):

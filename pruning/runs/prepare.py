@@ -242,12 +242,10 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
             all(not texts[i].strip() for row in unit for i in row.input_ids) for unit in samples.units
         )
         if blank == samples.count:
-            raise InputError(
-                f"{label} ({samples.source}) hold nothing but white space: give text to predict."
-            )
+            raise InputError(f"{label} ({samples.source}) hold only white space: give text to predict.")
         if blank:
             where = f"{label} ({samples.source})"
-            log.warning("%s: %d of %d windows hold nothing but white space", where, blank, samples.count)
+            log.warning("%s: %d of %d windows hold only white space", where, blank, samples.count)
     pieces = [tuple((row.input_ids, row.span) for row in unit) for unit in samples.units]
     _check_repeats(label, pieces, "items" if items else "windows")
 
@@ -271,9 +269,7 @@ def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
 def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
     count, distinct = len(pieces), len(set(pieces))
     if count == 1:
-        log.warning(
-            "%s are one sample, which has no standard error: no difference can be judged by it", label
-        )
+        log.warning("%s are one sample, without a standard error: no difference can be judged by it", label)
     elif distinct == 1:
         raise InputError(
             f"{label} are {count} {unit} that are all the same, so their standard error would be 0: "

@@ -135,9 +135,7 @@ def _route(cells: Sequence[Cell], outcome: Outcome, settings: TaskStudy) -> None
 
     for group in task_cells.groups(cells):
         if waiting := [cell.key for cell in group if cell.key not in outcome.done]:
-            say(
-                f"\nThe tasks are not crossed before all their sets are found; missing: {', '.join(waiting)}."
-            )
+            say(f"\nThe tasks are crossed when all their sets are found; missing: {', '.join(waiting)}.")
             continue
         say(f"\n{routing_text(route_group(group, [outcome.done[cell.key] for cell in group], settings))}")
 
@@ -217,9 +215,7 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
                 "cell's key. Run a separate command for each value."
             )
     if len({cell.command.results for cell in cells}) > 1:
-        raise errors.InputError(
-            "paths.results differs between cells: run a separate command for each folder."
-        )
+        raise errors.InputError("paths.results differs between cells: run one command for each folder.")
     # Cells of one model are adjacent, so that the model is loaded once.
     order = {model: number for number, model in enumerate(dict.fromkeys(cell.model for cell in cells))}
     return sorted(distinct.values(), key=lambda cell: order[cell.model])
