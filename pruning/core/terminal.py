@@ -133,8 +133,8 @@ def _end(text: str, status: int) -> None:
 
 # Settings before torch or numpy is imported: garbage collection, how memory is kept, and how threads wait.
 
-# Imports of torch, transformers and MLflow create a million objects that all stay. With Python's thresholds, searching
-# them for garbage takes a second during the imports, and another when the process ends.
+# Imports of torch, transformers and MLflow create a million objects that all stay. With Python's thresholds,
+# searching them for garbage takes a second during the imports, and another when the process ends.
 THRESHOLDS = (20_000, 50, 100)
 
 
