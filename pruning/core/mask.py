@@ -531,7 +531,7 @@ class Removal:
                 "ratio=null removes it."
             )
         if ratio is not None and not 0 < ratio < 1:
-            raise InputError(f"ratio={ratio:g} is no fraction of the blocks: give one above 0 and below 1.")
+            raise InputError(f"ratio={ratio:g} is not a fraction of blocks: give one above 0 and below 1.")
         if k is not None and k < 1:
             raise InputError(f"k={k} removes no block: choose 1 or more.")
         if k is not None and self.budget != "parameters":

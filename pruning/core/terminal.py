@@ -139,7 +139,7 @@ THRESHOLDS = (20_000, 50, 100)
 
 
 def prepare_process() -> None:
-    """Change these settings of the process. Commands call this before they import torch or numpy."""
+    """Set when garbage is collected, how memory is kept, and how threads wait. Call it before importing torch."""
     gc.set_threshold(*THRESHOLDS)
     atexit.register(gc.freeze)  # frozen objects are not searched
     let_threads_wait()

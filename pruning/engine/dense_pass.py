@@ -209,7 +209,7 @@ def _timed(forward: Forward) -> Iterator[None]:
 
 HALVES = (torch.bfloat16, torch.float16)
 BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for the passes through it
-AMPLE = 4  # if this many times the needed bytes are free, the copy is kept; it takes a sixth of free memory
+AMPLE = 4  # the copy is kept if this many times the needed bytes are free: it takes at most a sixth of them
 
 
 def in_float32(forward: Forward) -> Forward | None:

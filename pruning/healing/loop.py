@@ -528,7 +528,7 @@ def read_record(folder: Path) -> HealRecord | None:
             return None
         record = storage.read_json(path)
         if not isinstance(record, dict) or Path(str(record.get("folder"))).name != folder.name:
-            raise DamagedError(f"{path} is damaged (not of this folder): remove {folder} and heal again.")
+            raise DamagedError(f"{path} is damaged (from another folder): remove {folder} and heal again.")
         check_inside(record["folder"], f"{path}")
         return cast(HealRecord, record)
 

@@ -125,7 +125,7 @@ def say_where(cell: Cell) -> None:
     assert cell.command.export is not None
     say(f"card    {cell.command.export / 'README.md'}\ncell    {cell.folder}")
     if size := sum(path.stat().st_size for path in cell.folder.glob("healed/trunk-*/*")):
-        say(f"        {cell.folder / 'healed'}/trunk-* ({bytes_text(size)}) is only for a longer training")
+        say(f"        {cell.folder / 'healed'}/trunk-* ({bytes_text(size)}) is only for longer training")
     say(f"look    depth-pruning ui {cell.command.results}")
 
 

@@ -192,8 +192,7 @@ def test_with_ample_memory_the_copy_and_its_states_are_kept(
     alone = Forward(single.model)
     for mask, terms, _ in alone.loglikelihoods(ROWS["text"], list(found[1])):
         assert terms == found[1][mask]
-    view = forward.with_scales(SCALES)
-    assert view.single is None
+    assert forward.with_scales(SCALES).single is None
     forward.release()
     assert forward.single is None
 
