@@ -32,14 +32,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     rows = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]})
-    oneshot(
-        model=model,
-        processor=tokenizer,
-        dataset=rows,
-        num_calibration_samples=len(ids),
-        max_seq_length=max(map(len, ids)),
-        recipe=[recipe],
-    )
+    calibration = {"num_calibration_samples": len(ids), "max_seq_length": max(map(len, ids))}
+    oneshot(model=model, processor=tokenizer, dataset=rows, recipe=[recipe], **calibration)
     model.save_pretrained(out, save_compressed=False)
     tokenizer.save_pretrained(out)
     matrices = [w for name, w in model.named_parameters() if ".layers." in name and w.ndim == 2]

@@ -22,10 +22,7 @@ ANALYSIS = "pruning.analysis" if (Path(__file__).parent / "analysis").is_dir() e
 # What each subcommand does, and the function that runs it with the arguments in `sys.argv`.
 SUBCOMMANDS = {
     "compress": ("make a smaller model from a model", "pruning.study.compress:grid_words"),
-    "grid": (
-        "run one cell, or compare models, objectives and searches",
-        "pruning.study.command:launch",
-    ),
+    "grid": ("run one cell, or compare models, objectives and searches", "pruning.study.command:launch"),
     "compare": ("measure other models beside a model, in one table", "pruning.study.compare:main"),
     "status": ("show the cells of a folder; cancel jobs", "pruning.study.status:main"),
     "export": ("write the smaller model of a mask", "pruning.export.pipeline:main"),

@@ -8,11 +8,11 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.engine import collectives
@@ -23,6 +23,7 @@ from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
 from pruning.models.placement import LanguageModel
+from pruning.models.products import Float32Linear
 from pruning.models.sublayers import Chain
 
 if TYPE_CHECKING:
@@ -208,32 +209,44 @@ def _timed(forward: Forward) -> Iterator[None]:
 # Forward passes in float32 with a half-precision model's weights.
 
 HALVES = (torch.bfloat16, torch.float16)
-BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for the passes through it
-AMPLE = 4  # the copy is kept if this many times the needed bytes are free: it takes at most a sixth of them
+
+
+class _WideLinear(nn.Linear):
+    """A linear layer that computes in float32: it converts its half-precision weight each time it is used."""
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return cast(Tensor, self._parameters["weight"]).float()
 
 
 def in_float32(forward: Forward) -> Forward | None:
-    """Forward passes through a float32 copy of the model; they add to the same `cost`.
+    """Forward passes in float32 with the weights of a half-precision model; they add to the same `cost`.
 
-    The copy has the weights of the half-precision model, so only the rounding of products and sums differs. If
-    memory is ample, `forward` keeps the copy and its states. Returns None if the model is not in half precision or
-    not on one device, or if a rank has no room for a copy.
+    Only the rounding of products and sums differs. The passes share the weights of linear layers with the model, and
+    copy all other weights; `forward` keeps them and their states. Returns None if the model is not in half precision
+    or not on one device, or if a rank has no room for the copies and for one converted weight.
     """
-    model = forward.model
+    model, linear = forward.model, (nn.Linear, Float32Linear)
     if forward.single is not None or model.module.dtype not in HALVES:
         return forward.single
-    # Ranks of one machine copy the model at the same time.
-    copies = collectives.world_size() if model.device.type == "cpu" else 1
-    needed = copies * BYTES * sum(p.numel() for p in model.module.parameters())
+    sizes = [weight.numel() for weight in model.module.parameters()]
+    shared = sum(part.weight.numel() for part in model.module.modules() if type(part) in linear)
+    copies = collectives.world_size() if model.device.type == "cpu" else 1  # ranks of one machine
     on_one = not offloaded(model.module) and len(devices(model.module)) == 1
     free = -collectives.all_max(-free_memory(model.module) if on_one else 0.0)  # the minimum over all ranks
-    if free <= needed:
+    if free <= 4 * copies * (sum(sizes) - shared + max(sizes)):
         return None
-    module = copy.deepcopy(model.module).float()
-    copied = LanguageModel(module, replace(model.info, dtype="float32"))
-    single = Forward(copied, forward.batch_tokens, forward.scales, forward.cost)
-    forward.single = single if free > AMPLE * needed else None
-    return single
+    # The objects in its memo are not copied.
+    module = copy.deepcopy(model.module, {id(weight): weight for weight in model.module.parameters()})
+    for part in module.modules():
+        for name, weight in [*part.named_parameters(recurse=False)]:
+            if type(part) in linear and name == "weight":
+                part.__class__ = _WideLinear
+            elif weight.dtype in HALVES:
+                setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
+    widened = LanguageModel(module, replace(model.info, dtype="float32"))
+    forward.single = Forward(widened, forward.batch_tokens, forward.scales, forward.cost)
+    return forward.single
 
 
 @torch.inference_mode()

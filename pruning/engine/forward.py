@@ -128,7 +128,7 @@ class Forward:
         default_factory=dict
     )
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
-    single: Forward | None = None  # through a float32 copy of the model (`dense_pass.in_float32`)
+    single: Forward | None = None  # in float32 (`dense_pass.in_float32`)
     # Keys: the number of rows, and whether the whole head is read.
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)

@@ -104,7 +104,7 @@ class Calibrated:
         return self.forward.model.module.dtype in HALVES
 
     def in_float32(self) -> Loss | None:
-        """The loss over all samples in float32, or None if no float32 copy of the model can be made."""
+        """The loss over all samples in float32, or None if `dense_pass.in_float32` returns None."""
         from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)

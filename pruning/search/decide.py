@@ -338,34 +338,29 @@ class View:
 
 # Near ties.
 #
-# In bfloat16, rounding makes a loss depend on the order of a processor's additions. If two losses differ by
-# less than this rounding, two processors can choose different masks, and then their later choices differ.
-# Such masks are scored again in float32, where rounding is 10,000 times smaller. The search gets losses in
-# the order of the float32 losses.
+# In bfloat16, rounding makes a loss depend on the order of a processor's additions. If two losses differ by less than
+# this rounding, two processors can choose different masks, and then their later choices differ. Such masks are scored
+# again in float32, where rounding is 10,000 times smaller. The search gets losses in the order of the float32 losses.
 #
 # Rounding changes the losses of all masks similarly, so only its effect on the difference of two masks
 # counts. For sample s, let d_s be the difference of the two masks' terms in half precision minus this
-# difference in float32. The effect is estimated as |mean(d)| or the standard error of this mean, whichever is
-# larger; `rounding` is the largest estimate so far. A choice is settled by one rule:
+# difference in float32. `rounding` is the root mean square of mean(d), or of the standard error of this mean,
+# whichever is larger, over all pairs measured so far. A choice is settled by one rule:
 #
 #     Let c be the worst chosen mask. If the best rejected mask is farther from c than FAR times the rounding,
 #     nothing is scored in float32. Otherwise, these masks are: c, the mask nearest to c, and all masks within
-#     NEAR times the rounding. Rounding is measured again, and near masks' float32 losses decide the choice.
+#     NEAR times the rounding. Rounding is measured again, and these masks' float32 losses decide the choice.
 #
 # No settled loss is lower than the mask's own loss, so settled losses can be compared with other masks'
 # losses. A search that uses each loss, such as a genetic search, can take another path on another processor.
 # For such searches, only the final mask is compared with the other masks of its size.
 
-NEAR, FAR = 3, 10
+NEAR, FAR = 3, 6
 
 
 @dataclass(frozen=True)
 class FloatLoss:
-    """The loss in float32 and the journal of its scores.
-
-    `make` creates the loss, or returns None if float32 is not available. The loss contains a float32 copy
-    of the model, so it is made again for each call of `scores` and is not kept.
-    """
+    """The loss in float32, which `make` returns (None: not available), and the journal of its scores."""
 
     make: Callable[[], Loss | None]
     journal: Journal
@@ -392,9 +387,14 @@ class Settler:
     most: int
     single: FloatLoss | None
     estimate: Estimate
-    rounding: float = 0.0  # 0 also if it has not been measured yet
+    measured: dict[tuple[Mask, Mask], tuple[float, float]] = field(default_factory=dict)  # mean(d), its error
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("settled", "changed", "open"), 0))
     unmeasured: bool = False
+
+    @property
+    def rounding(self) -> float:
+        """How much rounding changes the difference of two masks' losses; 0 also if it has not been measured yet."""
+        return math.sqrt(np.square([*self.measured.values()] or [(0.0, 0.0)]).mean(0).max())
 
     @property
     def reach(self) -> float:
@@ -416,7 +416,7 @@ class Settler:
         position, last = {mask: i for i, mask in enumerate(losses)}, -math.inf
         for mask in sorted(exact, key=lambda mask: (exact[mask], position[mask])):
             last = losses[mask] = max(losses[mask], math.nextafter(last, math.inf))
-        self.counts["settled"] += 1
+        self.counts["settled"] += ranked[best].loss - ranked[best - 1].loss <= self.reach
         chosen = {score.mask for score in ranked[:best]}
         self.counts["changed"] += chosen != set(sorted(losses, key=losses.__getitem__)[:best])
         return losses
@@ -450,7 +450,7 @@ class Settler:
         return self._exact(last, others, ranked[best].loss - last.loss, view)
 
     def _exact(self, last: Score, others: Sequence[Score], lead: float, view: View) -> dict[Mask, float]:
-        """The float32 losses of `last`, the worst chosen mask, and of masks near it; empty if none can replace it.
+        """The float32 losses of `last`, the worst chosen mask, and of masks near it; empty if all others are far.
 
         `lead` is the difference in loss between `last` and the nearest mask that can replace it.
         """
@@ -463,13 +463,13 @@ class Settler:
         while count < (wanted := max(1, min(len(self._near(last, others)), self.most - 1))):
             count = wanted
             exact = self._measure(last, nearest[:count], view)
-        return exact if lead <= self.reach else {}
+        return exact
 
     def _near(self, last: Score, others: Iterable[Score]) -> list[Score]:
         return [score for score in others if abs(score.loss - last.loss) <= self.reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The masks' float32 losses (empty if unavailable). Updates the largest rounding error, `rounding`."""
+        """The masks' float32 losses (empty if unavailable). Their pairs with `last` are `measured`."""
         assert self.single is not None
         scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
@@ -478,9 +478,8 @@ class Settler:
         exact = replace(view, base=singles[0]) if bases else view
         found = [exact.of(single) for single in singles[len(bases) :]]
         off = [np.subtract(half.samples, single.samples) for half, single in zip(scores, found, strict=True)]
-        for moved in ((one - off[0]).tolist() for one in off[1:]):
-            sizes = abs(self.estimate.mean(moved)), self.estimate.error(moved)
-            self.rounding = max(self.rounding, *sizes)
+        for other, moved in zip(others, ((one - off[0]).tolist() for one in off[1:]), strict=True):
+            self.measured[last.mask, other.mask] = self.estimate.mean(moved), self.estimate.error(moved)
         return {single.mask: single.loss for single in found}
 
 

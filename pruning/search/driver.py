@@ -51,11 +51,10 @@ class Problem:
 class Solution:
     """The outcome of a search, and why it stopped.
 
-    `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this
-    cell has computed, in this or an earlier run. `shared` counts the losses that it reads from other cells. A
-    loss over a fraction of the samples counts as that fraction. The result also needs the dense model's loss,
-    which is not counted. If the search never scored the final mask, or scored it in parts, its full loss is
-    not counted either.
+    `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this cell has
+    computed, in this or an earlier run. `shared` counts the losses that it reads from other cells. A loss over a
+    fraction of the samples counts as that fraction. The result also needs the dense model's loss, which is not
+    counted. If the search never scored the final mask, or scored it in parts, its full loss is not counted either.
     """
 
     score: Score

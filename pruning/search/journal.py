@@ -1,10 +1,9 @@
 """The journals of scores: the journal of one cell, and the journals of other cells, which this cell reads.
 
-A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
-For example, one-shot and the first round of greedy need the same scores. So all journals together form one
-store. A cell writes only to its own journal, `trace.jsonl`. An empty file `scores/<score key>/<cell>` means
-that the cell's journal belongs to that key; all cells with this key read the journal. So the store needs no
-locks and no copies.
+A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it. For
+example, one-shot and the first round of greedy need the same scores. So all journals together form one store. A cell
+writes only to its own journal, `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal
+belongs to that key; all cells with this key read the journal. So the store needs no locks and no copies.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ import torch
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import dense_pass
-from pruning.engine.dense_pass import AMPLE, gate_gradients, in_float32, states, unit_times
+from pruning.engine.dense_pass import gate_gradients, in_float32, states, unit_times
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
-from tests.helpers.architectures import N_BLOCKS, build
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, OTHERS, build
 from tests.helpers.objectives import MASKS, bound, model, plain_states, samples
 from tests.helpers.rows import item_rows, language_model, loglik, text_rows
 
@@ -170,13 +170,19 @@ def test_in_full_precision_or_without_memory_there_is_no_copy(monkeypatch: pytes
     assert in_float32(half()) is None
 
 
-@pytest.mark.parametrize("ample", [True, False])
-def test_with_ample_memory_the_copy_and_its_states_are_kept(
-    ample: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+def test_the_passes_equal_those_of_a_float32_copy(name: str) -> None:
+    forward = Forward(language_model(build(name).bfloat16()))
+    single = in_float32(forward)
+    assert single is not None
+    assert single.model.module.dtype == torch.float32
+    plain = Forward(language_model(copy.deepcopy(forward.model.module).float()))
+    near, far = ([*f.loglikelihoods(ROWS["text"], MASKS)] for f in (single, plain))
+    assert [found[:2] for found in near] == [found[:2] for found in far], "equal bits"
+
+
+def test_the_passes_share_the_matrices_and_keep_their_states() -> None:
     forward = half()
-    needed = dense_pass.BYTES * sum(p.numel() for p in forward.model.module.parameters())
-    monkeypatch.setattr(dense_pass, "free_memory", lambda _: (AMPLE + 1 if ample else AMPLE) * needed)
     found, run = [], []
     for masks in (
         [Mask(N_BLOCKS, (4,)), Mask(N_BLOCKS, (5,))],
@@ -186,9 +192,12 @@ def test_with_ample_memory_the_copy_and_its_states_are_kept(
         assert single is not None
         found.append({mask: terms for mask, terms, _ in single.loglikelihoods(ROWS["text"], masks)})
         run.append(forward.cost.block_forwards - before)
-    assert (forward.single is not None) == ample
     # With kept states, the second request runs only unit 4 of the mask (3, 5).
-    assert run == [pytest.approx(6), pytest.approx(1 if ample else 5)]
+    assert run == [pytest.approx(6), pytest.approx(1)]
+    own, shared = forward.model.module, {id(weight) for weight in single.model.module.parameters()}
+    copied = {name for name, weight in own.named_parameters() if id(weight) not in shared}
+    assert {weight.dtype for weight in own.parameters()} == {torch.bfloat16}
+    assert copied == {name for name, _ in own.named_parameters() if "norm" in name or "embed" in name}
     alone = Forward(single.model)
     for mask, terms, _ in alone.loglikelihoods(ROWS["text"], list(found[1])):
         assert terms == found[1][mask]

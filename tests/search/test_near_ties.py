@@ -84,7 +84,7 @@ def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored:
     half = {0: 1.0, 1: 1.0 + lead * size, 2: 1.0 + lead * size}
     setting = NearTieCase(half, {0: 5.0, 1: 5.0 + lead * size, 2: 9.0}, 0.1)
     settler = setting.settler()
-    settler.rounding = size
+    settler.measured[MASKS[3], MASKS[4]] = 0.0, size
     settler.losses(setting.scores, 1, PLAIN)
     assert [len(walk) for walk in setting.walks] == ([scored] if scored else []), "one walk"
 
@@ -97,7 +97,9 @@ def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves
     assert settler.rounding == pytest.approx(0, abs=1e-12)
     moved = [scores[0], Score(MASKS[1], 1.01, (1.71,) * S, 1.0), scores[2]]
     settler.losses(moved, 1, PLAIN)
-    assert settler.rounding == pytest.approx(0.2), "the standard error is 0, and the mean is not"
+    assert settler.rounding == pytest.approx(0.2 / math.sqrt(2)), (
+        "the mean of two pairs; standard errors are 0"
+    )
     assert {*setting.walks[-1]} == {MASKS[2]}, "a larger rounding makes a third mask near"
 
 
