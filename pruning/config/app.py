@@ -209,9 +209,7 @@ def _built(group: str, settings: Any) -> Any:
     except PruningError:
         raise
     except Exception as error:  # a constructor can raise any error if a value has a wrong type
-        raise InputError(
-            f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}."
-        ) from error
+        raise InputError(f"settings of {group} do not fit {cls.__name__}: {first_line(error)}.") from error
 
 
 # Check the settings of a configuration before anything is built: names must exist, and numbers must be finite.

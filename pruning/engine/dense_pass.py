@@ -21,7 +21,7 @@ from pruning.engine.devices import devices, free_memory, offloaded, synchronize
 from pruning.engine.forward import Forward
 from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
-from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
+from pruning.models.blocks import BlockInputs, enter, find_blocks, gradients_kept, head, input_device
 from pruning.models.placement import LanguageModel
 from pruning.models.products import Float32Linear
 from pruning.models.sublayers import Chain
@@ -224,29 +224,35 @@ def in_float32(forward: Forward) -> Forward | None:
 
     Only the rounding of products and sums differs. The passes share the weights of linear layers with the model, and
     copy all other weights; `forward` keeps them and their states. Returns None if the model is not in half precision
-    or not on one device, or if a rank has no room for the copies and for one converted weight.
+    or not on one device, or if a rank has no room for `float32_bytes`.
     """
-    model, linear = forward.model, (nn.Linear, Float32Linear)
+    model = forward.model
     if forward.single is not None or model.module.dtype not in HALVES:
         return forward.single
-    sizes = [weight.numel() for weight in model.module.parameters()]
-    shared = sum(part.weight.numel() for part in model.module.modules() if type(part) in linear)
     copies = collectives.world_size() if model.device.type == "cpu" else 1  # ranks of one machine
     on_one = not offloaded(model.module) and len(devices(model.module)) == 1
     free = -collectives.all_max(-free_memory(model.module) if on_one else 0.0)  # the minimum over all ranks
-    if free <= 4 * copies * (sum(sizes) - shared + max(sizes)):
+    if free <= copies * float32_bytes(model.module):
         return None
     # The objects in its memo are not copied.
-    module = copy.deepcopy(model.module, {id(weight): weight for weight in model.module.parameters()})
+    memo = {id(weight): weight for weight in model.module.parameters()}
+    module, find_blocks.known[module] = copy.deepcopy((model.module, find_blocks(model.module)), memo)
     for part in module.modules():
         for name, weight in [*part.named_parameters(recurse=False)]:
-            if type(part) in linear and name == "weight":
+            if type(part) in (nn.Linear, Float32Linear) and name == "weight":
                 part.__class__ = _WideLinear
             elif weight.dtype in HALVES:
                 setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
     widened = LanguageModel(module, replace(model.info, dtype="float32"))
     forward.single = Forward(widened, forward.batch_tokens, forward.scales, forward.cost)
     return forward.single
+
+
+def float32_bytes(module: nn.Module) -> int:
+    """The bytes of the weights that `in_float32` copies, and of the largest weight, to convert one at a time."""
+    sizes = [weight.numel() for weight in module.parameters()]
+    linear = (one for one in module.modules() if type(one) is nn.Linear or type(one) is Float32Linear)
+    return 4 * (sum(sizes) - sum(one.weight.numel() for one in linear) + max(sizes))
 
 
 @torch.inference_mode()

@@ -152,9 +152,7 @@ def _corpus(name: str, settings: Any) -> Corpus:
         return settings
     hints = get_type_hints(Corpus)
     if not isinstance(settings, Mapping):
-        raise InputError(
-            f"eval.corpora.{name}={settings}: give settings, as in {{source: file, path: FILE}}."
-        )
+        raise InputError(f"eval.corpora.{name}={settings}: give settings as in {{source: file, path: FILE}}.")
     for key, value in settings.items():
         if key not in hints:
             raise unknown(f"setting of eval.corpora.{name}", str(key), hints)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,20 +49,21 @@ class BlockInputs:
     others: tuple[Arguments, ...]
 
 
-def once_per_model(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
+@dataclass(frozen=True)
+class OncePerModel(Generic[Found]):
     """A function that computes `find(model)` once per model, and keeps the result while the model exists."""
-    known: WeakKeyDictionary[nn.Module, Found] = WeakKeyDictionary()
 
-    @wraps(find)
-    def kept(model: nn.Module) -> Found:
-        if model not in known:
-            known[model] = find(model)
-        return known[model]
+    find: Callable[[nn.Module], Found]
+    known: WeakKeyDictionary[nn.Module, Found] = field(default_factory=WeakKeyDictionary)
 
-    return kept
+    def __call__(self, model: nn.Module) -> Found:
+        """The result for a model."""
+        if model not in self.known:
+            self.known[model] = self.find(model)
+        return self.known[model]
 
 
-@once_per_model
+@OncePerModel
 def find_blocks(model: nn.Module) -> Blocks:
     """The blocks of a causal model. Raises UnskippableError if a block cannot be removed safely."""
     config: Any = model.config

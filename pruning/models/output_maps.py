@@ -27,12 +27,12 @@ from pruning.core.mask import unit_names
 from pruning.models.blocks import (
     Arguments,
     BlockInputs,
+    OncePerModel,
     calls_of,
     enter,
     few_tokens,
     hidden_state,
     logits_of,
-    once_per_model,
     with_state,
 )
 from pruning.models.sublayers import Chain, find_chain
@@ -176,7 +176,7 @@ class Fold:
     why: str | None = None
 
 
-@once_per_model
+@OncePerModel
 def _folds(_model: nn.Module) -> dict[int, Fold]:
     """The folds found so far, by unit."""
     return {}

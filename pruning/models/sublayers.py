@@ -28,6 +28,7 @@ from pruning.core.mask import Mask
 from pruning.models.blocks import (
     BlockInputs,
     Blocks,
+    OncePerModel,
     apply,
     calls_of,
     enter,
@@ -36,7 +37,6 @@ from pruning.models.blocks import (
     find_blocks,
     hidden_state,
     identity,
-    once_per_model,
     returned,
     scaled_after,
     scaled_before,
@@ -116,7 +116,7 @@ def find_chain(model: nn.Module, unit: str = "block") -> Chain:
     return Chain(find_blocks(model), find_sublayers(model) if unit == "sublayer" else ())
 
 
-@once_per_model
+@OncePerModel
 def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
     """Attention and MLP of each block. Raises UnskippableError, with the reason, if a block has other parts."""
     blocks, found = find_blocks(model), list[Sublayer]()

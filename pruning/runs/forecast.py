@@ -27,7 +27,7 @@ from pruning.core.mask import Mask
 from pruning.core.records import CLASS, OPTION, same_settings
 from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
-from pruning.engine.dense_pass import HALVES, unit_times
+from pruning.engine.dense_pass import HALVES, float32_bytes, unit_times
 from pruning.engine.devices import devices, free_memory, synchronize
 from pruning.evaluation.heldout import Heldout
 from pruning.healing import heal_settings
@@ -151,9 +151,9 @@ class Machine:
         parts["export"] = LOADS * self.loading
         module, single = self.model.module, 0
         if done is None and cell.near_ties.most and module.dtype in HALVES:
-            single = sum(4 * weight.numel() for weight in module.parameters())
+            single = float32_bytes(module)
         # Besides the loaded model, memory is needed for the largest of three steps: the search (hidden
-        # states, and a float32 copy of the weights for near ties), the training, and the export.
+        # states, and weights in float32 for near ties), the training, and the export.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())

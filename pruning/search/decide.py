@@ -416,9 +416,9 @@ class Settler:
         position, last = {mask: i for i, mask in enumerate(losses)}, -math.inf
         for mask in sorted(exact, key=lambda mask: (exact[mask], position[mask])):
             last = losses[mask] = max(losses[mask], math.nextafter(last, math.inf))
-        self.counts["settled"] += ranked[best].loss - ranked[best - 1].loss <= self.reach
-        chosen = {score.mask for score in ranked[:best]}
-        self.counts["changed"] += chosen != set(sorted(losses, key=losses.__getitem__)[:best])
+        chosen, lead = {score.mask for score in ranked[:best]}, ranked[best].loss - ranked[best - 1].loss
+        self.counts["changed"] += (changed := chosen != set(sorted(losses, key=losses.__getitem__)[:best]))
+        self.counts["settled"] += changed or lead <= self.reach
         return losses
 
     def reach_in(self, scores: Sequence[Score], best: int, view: View) -> float:
