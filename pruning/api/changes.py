@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def heal_mask(
         raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
     settings = {"tokens": tokens, **settings}
     check_settings(type(option), settings, "setting of heal_mask")
-    chosen = dataclasses.replace(option, **settings)
+    chosen = replace(option, **settings)
     chosen.check()
     if chosen.candidates != 1:
         raise InputError(
@@ -169,9 +169,7 @@ def export_model(
 
 def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     """Raise InputError if weights in memory differ from those in the model's files, which an export copies."""
-    stored = (
-        dataclasses.replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
-    )
+    stored = replace(settings, device_map="cpu", products="native").load_anew().module.state_dict()
     for name, weight in model.module.state_dict().items():
         kept = stored.get(name)
         if kept is None or kept.dtype != weight.dtype or not torch.equal(weight.cpu(), kept.cpu()):

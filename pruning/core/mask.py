@@ -154,9 +154,7 @@ class Mask:
     def parse(cls, n_blocks: int, text: str) -> Mask:
         """The mask for text such as `3,7,12` or `a3 m7 b12`; its units are sub-layers if an `a` or `m` occurs."""
         if not isinstance(text, str):
-            raise InputError(
-                f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
-            )
+            raise InputError(f"{shown(text)} is not text: use Mask.parse({n_blocks}, '3,7,12').")
         words = text.replace(",", " ").split()
         if not all(NAME.fullmatch(word) for word in words):
             raise InputError(

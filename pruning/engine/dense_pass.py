@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -234,15 +235,18 @@ def in_float32(forward: Forward) -> Forward | None:
     free = -collectives.all_max(-free_memory(model.module) if on_one else 0.0)  # the minimum over all ranks
     if free <= copies * float32_bytes(model.module):
         return None
-    # The objects in its memo are not copied.
-    memo = {id(weight): weight for weight in model.module.parameters()}
+    memo = {id(weight): weight for weight in model.module.parameters()}  # not copied
     module, find_blocks.known[module] = copy.deepcopy((model.module, find_blocks(model.module)), memo)
+    copied = cache(lambda weight: nn.Parameter(weight.float(), requires_grad=False))
+    embedded = (
+        module.get_input_embeddings().weight
+    )  # copied, since a token uses one row; the head may use it, too
     for part in module.modules():
         for name, weight in [*part.named_parameters(recurse=False)]:
-            if type(part) in (nn.Linear, Float32Linear) and name == "weight":
+            if type(part) in (nn.Linear, Float32Linear) and name == "weight" and weight is not embedded:
                 part.__class__ = _WideLinear
             elif weight.dtype in HALVES:
-                setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
+                setattr(part, name, copied(weight))
     widened = LanguageModel(module, replace(model.info, dtype="float32"))
     forward.single = Forward(widened, forward.batch_tokens, forward.scales, forward.cost)
     return forward.single
