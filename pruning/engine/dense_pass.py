@@ -238,9 +238,7 @@ def in_float32(forward: Forward) -> Forward | None:
     memo = {id(weight): weight for weight in model.module.parameters()}  # not copied
     module, find_blocks.known[module] = copy.deepcopy((model.module, find_blocks(model.module)), memo)
     copied = cache(lambda weight: nn.Parameter(weight.float(), requires_grad=False))
-    embedded = (
-        module.get_input_embeddings().weight
-    )  # copied, since a token uses one row; the head may use it, too
+    embedded = module.get_input_embeddings().weight  # a token uses one row; the head may use all
     for part in module.modules():
         for name, weight in [*part.named_parameters(recurse=False)]:
             if type(part) in (nn.Linear, Float32Linear) and name == "weight" and weight is not embedded:

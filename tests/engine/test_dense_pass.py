@@ -15,7 +15,7 @@ import torch
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import dense_pass
-from pruning.engine.dense_pass import gate_gradients, in_float32, states, unit_times
+from pruning.engine.dense_pass import float32_bytes, gate_gradients, in_float32, states, unit_times
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from pruning.objective.margin import Margin
@@ -151,7 +151,7 @@ def half(scales: tuple[float, ...] | None = None) -> Forward:
 
 
 @pytest.mark.parametrize("scales", [None, SCALES])
-def test_the_copy_has_the_rounded_weights_and_computes_in_float32(scales: tuple[float, ...] | None) -> None:
+def test_the_passes_use_the_rounded_weights_and_compute_in_float32(scales: tuple[float, ...] | None) -> None:
     forward = half(scales)
     single = in_float32(forward)
     assert single is not None
@@ -164,7 +164,9 @@ def test_the_copy_has_the_rounded_weights_and_computes_in_float32(scales: tuple[
     assert single.cost is forward.cost
 
 
-def test_in_full_precision_or_without_memory_there_is_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_full_precision_or_without_memory_there_are_no_passes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert in_float32(Forward(language_model(build("llama")))) is None
     monkeypatch.setattr(dense_pass, "free_memory", lambda _: 1000)
     assert in_float32(half()) is None
@@ -198,6 +200,8 @@ def test_the_passes_share_the_matrices_and_keep_their_states() -> None:
     copied = {name for name, weight in own.named_parameters() if id(weight) not in shared}
     assert {weight.dtype for weight in own.parameters()} == {torch.bfloat16}
     assert copied == {name for name, _ in own.named_parameters() if "norm" in name or "embed" in name}
+    sizes = {name: weight.numel() for name, weight in own.named_parameters()}
+    assert float32_bytes(own) == 4 * (sum(sizes[name] for name in copied) + max(sizes.values()))
     alone = Forward(single.model)
     for mask, terms, _ in alone.loglikelihoods(ROWS["text"], list(found[1])):
         assert terms == found[1][mask]
@@ -206,7 +210,7 @@ def test_the_passes_share_the_matrices_and_keep_their_states() -> None:
     assert forward.single is None
 
 
-def test_a_copy_that_no_one_uses_is_freed_without_the_garbage_collector() -> None:
+def test_a_model_in_float32_that_no_one_uses_is_freed_without_the_garbage_collector() -> None:
     single = in_float32(half())
     assert single is not None
     gc.disable()
