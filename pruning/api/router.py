@@ -188,7 +188,9 @@ def fit_router(
     for name, mask in sets.items():
         model.check_mask(mask, f"the set {name}")
     if len({mask.unit for mask in sets.values()}) > 1:
-        raise InputError("some sets are of blocks, others of sub-layers: use `mask.as_sublayers()` for all.")
+        raise InputError(
+            "some sets are of blocks and others of sub-layers: use `mask.as_sublayers()` for all."
+        )
     items: list[Item] = []
     for name, task in tasks.items():
         items += item_list(task, str(name), f"{name}, item")
