@@ -230,7 +230,7 @@ def in_float32(forward: Forward) -> Forward | None:
     model = forward.model
     if forward.single is not None or model.module.dtype not in HALVES:
         return forward.single
-    copies = collectives.world_size() if model.device.type == "cpu" else 1  # ranks of one machine
+    copies = collectives.world_size() if model.device.type == "cpu" else 1  # one per rank of a machine
     on_one = not offloaded(model.module) and len(devices(model.module)) == 1
     free = -collectives.all_max(-free_memory(model.module) if on_one else 0.0)  # the minimum over all ranks
     if free <= copies * float32_bytes(model.module):
@@ -238,7 +238,7 @@ def in_float32(forward: Forward) -> Forward | None:
     memo = {id(weight): weight for weight in model.module.parameters()}  # not copied
     module, find_blocks.known[module] = copy.deepcopy((model.module, find_blocks(model.module)), memo)
     copied = cache(lambda weight: nn.Parameter(weight.float(), requires_grad=False))
-    embedded = module.get_input_embeddings().weight  # a token uses one row; the head may use all
+    embedded = module.get_input_embeddings().weight  # always copied, since a token uses only one row
     for part in module.modules():
         for name, weight in [*part.named_parameters(recurse=False)]:
             if type(part) in (nn.Linear, Float32Linear) and name == "weight" and weight is not embedded:

@@ -416,9 +416,10 @@ class Settler:
         position, last = {mask: i for i, mask in enumerate(losses)}, -math.inf
         for mask in sorted(exact, key=lambda mask: (exact[mask], position[mask])):
             last = losses[mask] = max(losses[mask], math.nextafter(last, math.inf))
-        chosen, lead = {score.mask for score in ranked[:best]}, ranked[best].loss - ranked[best - 1].loss
-        self.counts["changed"] += (changed := chosen != set(sorted(losses, key=losses.__getitem__)[:best]))
-        self.counts["settled"] += changed or lead <= self.reach
+        chosen = {score.mask for score in ranked[:best]}
+        changed = chosen != set(sorted(losses, key=losses.__getitem__)[:best])
+        self.counts["changed"] += changed
+        self.counts["settled"] += changed or ranked[best].loss - ranked[best - 1].loss <= self.reach
         return losses
 
     def reach_in(self, scores: Sequence[Score], best: int, view: View) -> float:
@@ -466,7 +467,8 @@ class Settler:
         return exact
 
     def _near(self, last: Score, others: Iterable[Score]) -> list[Score]:
-        return [score for score in others if abs(score.loss - last.loss) <= self.reach]
+        reach = self.reach
+        return [score for score in others if abs(score.loss - last.loss) <= reach]
 
     def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
         """The masks' float32 losses (empty if unavailable). Their pairs with `last` are `measured`."""

@@ -94,9 +94,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         "It can be stopped at any moment; the same command continues."
     )
     if found.memory > found.available:
-        log.warning(
-            "this may not fit into memory: lower calibration.samples or, if it trains, heal.micro_tokens"
-        )
+        log.warning("memory may not suffice: lower calibration.samples or, if it trains, heal.micro_tokens")
     return cell
 
 

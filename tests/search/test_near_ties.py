@@ -103,6 +103,16 @@ def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves
     assert {*setting.walks[-1]} == {MASKS[2]}, "a larger rounding makes a third mask near"
 
 
+def test_a_measured_pair_is_put_in_the_order_of_its_float32_losses_even_if_it_was_not_near() -> None:
+    setting = NearTieCase({0: 1.0, 1: 1.04, 2: 3.0}, {0: 1.05, 1: 1.04}, 0.0)
+    settler = setting.settler()
+    settler.measured |= {(Mask(99), Mask(99, (i,))): (0.01, 0.0) for i in range(90)}
+    half = [Score(mask, loss, (loss,) * S, 1.0) for mask, loss in zip(MASKS, (1.0, 1.04, 3.0), strict=False)]
+    assert best(settler.losses(half, 1, PLAIN), 1) == {MASKS[1]}
+    assert settler.reach < 0.04
+    assert counts(settler) == (1, 1, 0)
+
+
 def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
     setting = NearTieCase({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02)
     settler = setting.settler()
