@@ -13,6 +13,7 @@ time includes settling. Otherwise, neither method's time includes it.
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import sys
 import time
@@ -71,7 +72,7 @@ def main() -> None:
 
 def chosen(words: Sequence[str]) -> list[Work]:
     """The works whose names contain one of the words; all works if there are no words."""
-    return [work for work in WORKS if not words or any(word in work.name for word in words)]
+    return [work for work in WORKS if any(word in work.name for word in words or [""])]
 
 
 def heading(where: torch.device) -> Peaks:
@@ -140,8 +141,10 @@ class Side:
     scored: float = 0.0  # number of masks; a mask scored on a part of the samples counts as that fraction
     bounded: int = 0  # number of masks
 
-    def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing, bounds: bool) -> None:
-        """Run a search, and record its mask, its seconds and how many masks it scored."""
+    def search(self, work: Work, losses: Calibrated, plain: bool) -> None:
+        """Run a work's search, and record its mask, its seconds and how many masks it scored."""
+        space = Space(self.forward.n_blocks, work.k)
+        algo, racing = (work.algo, Racing()) if plain else (work.lazy or work.algo, work.racing)
         own = [Journal(None, space.n_blocks) for _ in range(2)]  # for losses and bounds
         single = None
         if losses.in_half:
@@ -149,7 +152,7 @@ class Side:
             # Both methods use the engine for near ties, and it counts its own cost.
             engine = Forward(self.forward.model, self.forward.batch_tokens)
             single = FloatLoss(lambda: self._in_float32(replace(losses, forward=engine)), memory)
-        problem = Problem(algo, space, 0, racing, NearTies(), bounds=bounds)
+        problem = Problem(algo, space, 0, racing, work.near_ties, bounds=work.bounds and not plain)
         started = spent(self.where)
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
         self.seconds = spent(self.where) - started - self.settling
@@ -179,7 +182,7 @@ _ran: dict[str, Side] = {}  # works with the same baseline, or with the same eng
 
 def run(work: Work, plain: bool, where: torch.device) -> Side:
     """Run a work's search with the baseline (`plain`) or the engine, unless the same search was run before."""
-    how = work.baseline_tokens if plain else (work.racing, work.lazy, work.bounds)
+    how = work.baseline_tokens if plain else (work.racing, work.lazy, work.near_ties, work.bounds)
     key = repr((where, work.model, work.objective, work.samples, work.algo, work.k, how))
     if key not in _ran:
         model = work.model(where)
@@ -191,11 +194,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Side:
             if where.type != "cpu":  # the first use loads a GPU's kernels
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
                 forward.release()
-            space = Space(model.info.n_blocks, work.k)
-            if plain:
-                side.search(work.algo, space, losses, Racing(), bounds=False)
-            else:
-                side.search(work.lazy or work.algo, space, losses, work.racing, work.bounds)
+            side.search(work, losses, plain)
         _ran[key] = side
     return _ran[key]
 
@@ -248,8 +247,9 @@ def device_name(where: torch.device = CPU) -> str:
         return torch.cuda.get_device_name(where)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    limit = f", limited to {most}" if (most := os.environ.get("ONEDNN_MAX_CPU_ISA")) else ""
     fastest = [name for name in INSTRUCTIONS if name in known.get("flags", "").split()]
-    return " with ".join([known.get("model name", platform.processor()), *fastest[:1]])
+    return " with ".join([known.get("model name", platform.processor()), *fastest[:1]]) + limit
 
 
 # The works that the benchmark times. Each work has a model, samples, and searches.
@@ -271,6 +271,7 @@ class Work:
     algo: Algo = field(default_factory=Greedy)
     settings: str = ""
     racing: Racing = field(default_factory=Racing)
+    near_ties: NearTies = field(default_factory=NearTies)
     baseline_tokens: int = 2048
     lazy: Algo | None = None
     bounds: bool = False
@@ -323,6 +324,8 @@ def greedy(name: str, samples: Callable[[], Samples], k: int = 6, **settings: An
 
 BOUNDS: dict[str, Any] = {"settings": "bounds", "bounds": True}
 LAZY: dict[str, Any] = {"settings": "lazy rounds", "lazy": Greedy(lazy=0.05)}
+NO_TIES: dict[str, Any] = {"settings": "bounds, near_ties.most=0", "bounds": True, "near_ties": NearTies(0)}
+FASTEST = LAZY | {"settings": "race, lazy rounds, near_ties.most=0", "near_ties": NearTies(0)}
 FEW = partial(text, 4, 128)
 SLEB = "as SLEB's published code does it"
 SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline_tokens=ONE_WINDOW)
@@ -336,8 +339,8 @@ MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, o
 PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
 VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (EIGHT, (BOUNDS, LAZY)),
-    (SHORT, (BOUNDS, LAZY)),
-    (LONG, (BOUNDS, LAZY)),
+    (SHORT, (BOUNDS, NO_TIES)),
+    (LONG, (BOUNDS, FASTEST | {"racing": Racing(0.05)})),
     (RACE, (LAZY,)),
     (DIVERGENCES, (BOUNDS,)),
     (MARGINS, ()),

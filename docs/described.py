@@ -97,8 +97,8 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name, group in groupby(rows, key=lambda row: str(row["work"])):
         plain, *others = group
         line = [name, f"{plain['cpu_seconds']:,.1f}", f"{plain['ratio']:.2f}x", f"{plain['at_peak']:.2f}"]
-        for lazy in (False, True):
-            of_kind = [one for one in others if one["settings"].startswith("lazy") == lazy]
+        for exact in (True, False):
+            of_kind = [one for one in others if (one["settings"] == "bounds") == exact]
             line += [f"{one['settings']}: {one['ratio']:.2f}x" for one in of_kind] or [DASH]
         yield line
 

@@ -118,8 +118,7 @@ def repair_mask(
         model, calibration, Perplexity(), samples=samples, length=length, seed=seed, call="repair_mask"
     )
     check(model.module, mask.unit, drawn)
-    forward = forward_of(model.language_model)
-    repair, _ = measure(forward, drawn, mask, Linear(**settings))
+    repair, _ = measure(forward_of(model.language_model), drawn, mask, Linear(**settings))
     return _with_weights(model, folded_weights(model.module, repair))
 
 

@@ -62,11 +62,15 @@ if TYPE_CHECKING:
     from pruning.models.placement import LanguageModel
 
 Array = np.ndarray[Any, Any]
+Values = dict[Mask, tuple[list[float], float]]  # each row's value, and the seconds that the mask took
 # read(batch, share=...) yields the number of each mask and its values at the batch's targets; `share` is the batch's
 # share of all samples.
 Read = Callable[..., Iterator[tuple[int, Array]]]
 StatesAt = Callable[[slice], Tensor]  # the states (n, D) of a mask at some of a batch's targets
 ALL = slice(None)
+DENSE_BYTES = (
+    1 << 28
+)  # kept bytes of dense states, above which a request for only the dense model keeps no more
 
 
 @dataclass
@@ -124,9 +128,7 @@ class Forward:
     # requests. If `keep` is above 0, the states before unit `keep` are kept, too.
     together: tuple[Mask, ...] = ()
     keep: int = 0
-    known: dict[tuple[tuple[Row, ...], Readout], dict[Mask, tuple[list[float], float]]] = field(
-        default_factory=dict
-    )
+    known: dict[tuple[tuple[Row, ...], Readout], Values] = field(default_factory=dict)
     parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     single: Forward | None = None  # in float32 (`dense_pass.in_float32`)
     # Keys: the number of rows, and whether the whole head is read.
@@ -249,11 +251,15 @@ class Forward:
         """Yield the index of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
-        If `ends` is given, the states come from it, and no block runs.
+        If `ends` is given, the states come from it, and no block runs. If only the dense model is read, its states
+        are kept, because bounds read it again.
         """
-        dense = self._dense_state(batch, masks[0].n_blocks, share) if readout.compares else None
-        if ends is not None:
-            kept = [ends.states[batch][mask].__getitem__ for mask in masks]
+        dense = self._dense_state(batch, share) if readout.compares else None
+        known = {} if ends is None else ends.states[batch]
+        if [*masks] == [whole := Mask(self.n_blocks)] and readout.part is None and self._keeps_dense(batch):
+            known = {whole: self._dense_state(batch, share).to(self.model.device)}
+        if known:
+            kept = [known[mask].__getitem__ for mask in masks]
             yield from enumerate(self._values(batch, kept, readout, dense))
             return
         branches = self._walk(batch, masks, share, wanted)
@@ -269,8 +275,7 @@ class Forward:
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted | None = None
     ) -> list[Branch]:
         """The masks' states of a batch after the last unit. The cost of computing them is added to `cost`."""
-        unit = masks[0].unit
-        shares = self.shares(unit)
+        shares = self.shares(unit := masks[0].unit)
 
         def count(index: int, run: int) -> None:
             self.cost.block_tokens += round(run * batch.ids.numel() * shares[index])
@@ -279,10 +284,14 @@ class Forward:
         merged, kept = self.memory_budget.merged(batch), self.beginnings.of(batch, unit)
         return run_masks(self.model, batch, masks, merged, count, self.scales, kept, wanted)
 
-    def _dense_state(self, batch: Batch, n_blocks: int, share: float) -> Tensor:
+    def _keeps_dense(self, batch: Batch) -> bool:
+        """Whether the dense model's states of a batch are kept, or may be."""
+        return batch in self._dense_states or sum(s.nbytes for s in self._dense_states.values()) < DENSE_BYTES
+
+    def _dense_state(self, batch: Batch, share: float) -> Tensor:
         """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
         if batch not in self._dense_states:
-            ((hidden, _),) = self._walk(batch, [Mask(n_blocks)], share)
+            ((hidden, _),) = self._walk(batch, [Mask(self.n_blocks)], share)
             self._dense_states[batch] = _at(batch, hidden, ALL).cpu()
         return self._dense_states[batch]
 

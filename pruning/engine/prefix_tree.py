@@ -289,8 +289,7 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: StateBytes) -> WalkPl
     if continues and 0 < len(leaving) < LARGE * n_units:
         depths = affordable_depths(leaving, n_units, sizes.kept, sizes.room / 2 - edge)
     held = (edge if continues else 0) + sizes.kept * _count_states(leaving, depths)
-    capacity = max(1, int(max(0.0, sizes.room - held) // sizes.walked))
-    return WalkPlan(capacity, depths, continues)
+    return WalkPlan(max(1, int(max(0.0, sizes.room - held) // sizes.walked)), depths, continues)
 
 
 def forks(masks: Sequence[Mask]) -> list[int]:

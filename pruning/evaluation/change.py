@@ -61,8 +61,7 @@ def changes(result: DoneResult, results: Path | None, which: str = "pruned") -> 
         kept = [
             None if results is None else kept_terms(results, result, name, one) for one in ("dense", which)
         ]
-        terms = [one or {} for one in kept]
-        found[name] = change_of(name, (dense, smaller), terms)
+        found[name] = change_of(name, (dense, smaller), [one or {} for one in kept])
     return found
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import pruning.models.sublayers
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
+from pruning.engine import forward as forward_module
 from pruning.engine import memory as memory_module
 from pruning.engine.dense_pass import magnitudes
 from pruning.engine.forward import Forward
@@ -138,6 +139,19 @@ def test_prefixes_are_computed_once() -> None:
     # The path that keeps all blocks so far (5), and after each of 6 forks the remaining blocks.
     assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
     assert forward.cost.block_forwards_alone == N_BLOCKS * (N_BLOCKS - 1)
+
+
+@pytest.mark.parametrize(("most", "runs"), [(1 << 20, 1), (0, 2)], ids=["kept", "no room"])
+def test_the_dense_states_are_kept_while_they_are_small(
+    most: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_module, "DENSE_BYTES", most)
+    model, dense = language_model(build("llama")), [Mask(N_BLOCKS)]
+    forward = Forward(model)
+    first, again = losses(forward, ROWS["text"], dense), losses(forward, ROWS["text"], dense)
+    beside = losses(Forward(model), ROWS["text"], [*dense, *SINGLES])
+    assert first == again == {mask: beside[mask] for mask in dense}
+    assert forward.cost.block_forwards == pytest.approx(runs * N_BLOCKS)
 
 
 def test_a_block_forward_is_divided_by_parameters() -> None:
