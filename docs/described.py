@@ -84,12 +84,12 @@ def _machine(rows: list[dict[str, Any]]) -> str:
         ratios[row["work"].startswith(SLEB)].append(row["ratio"])
     names = {False: "one masked forward pass per mask", True: "SLEB's way of scoring"}
     saved = " and ".join(
-        f"{min(ratios[published]):.1f} to {max(ratios[published]):.1f} times less CPU time than {name}"
+        f"{min(ratios[published]):.1f} to {max(ratios[published]):.1f} times less than {name}"
         for published, name in names.items()
         if ratios[published]
     )
     equal = ", with the same masks" if all(row["masks_equal"] for row in rows) else ""
-    return f"On one thread of an {rows[0]['device']}, the engine uses {saved}{equal}:"
+    return f"CPU time on one thread of an {rows[0]['device']}: {saved}{equal}."
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -105,28 +105,27 @@ def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 def steps() -> str:
     """The steps of each kind of training on each machine, and how much faster they are than the plain loop."""
-    rows = []
+    tables = []
     for device, group in groupby(benchmark("healing"), key=lambda row: str(row["device"])):
-        plain, *others = group
+        rows, (plain, *others) = [], group
         for row in (plain, *others):
             ratio = f"{plain['cpu_seconds'] / row['cpu_seconds']:.2f}x" if "lora" in row["way"] else DASH
             peak, memory = f"{row['at_peak']:.2f}", f"{row['memory_gb']:.1f} GB"
-            rows.append([row["way"], f"{row['cpu_seconds']:.1f}", ratio, peak, memory, device])
-    return table(["training", "CPU s a step", "plain loop / this", "at peak", "peak memory", "machine"], rows)
+            rows.append([row["way"], f"{row['cpu_seconds']:.1f}", ratio, peak, memory])
+        heads = [f"training on an {device}", "CPU s a step", "plain loop / this", "at peak", "peak memory"]
+        tables.append(table(heads, rows))
+    return "\n\n".join(tables)
 
 
 def whole() -> str:
-    """For each machine, a table of the CPU seconds of the script and the command, and their ratios, by size."""
-    tables = []
-    for device, group in groupby(benchmark("whole"), key=lambda row: str(row["device"])):
-        lines: dict[str, dict[str, str]] = {}
-        for row in group:
-            seconds = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
-            lines.setdefault(row["way"], {})[row["size"]] = seconds
-        sizes = list(dict.fromkeys(size for own in lines.values() for size in own))
-        rows = ([way, *(own.get(size, DASH) for size in sizes)] for way, own in lines.items())
-        tables.append(table([f"on an {device}", *sizes], rows))
-    return "\n\n".join(tables)
+    """The CPU seconds of the script and the command, and their ratios, by size and machine."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in benchmark("whole"):
+        seconds = f"{row['cpu_seconds']:.1f}, {row['ratio']:.2f}x"
+        lines.setdefault(row["way"], {})[f"{row['size']}, {row['device']}"] = seconds
+    columns = list(dict.fromkeys(column for own in lines.values() for column in own))
+    rows = ([way, *(own.get(column, DASH) for column in columns)] for way, own in lines.items())
+    return table(["", *columns], rows)
 
 
 # Archived studies.
