@@ -68,9 +68,8 @@ Values = dict[Mask, tuple[list[float], float]]  # each row's value, and the seco
 Read = Callable[..., Iterator[tuple[int, Array]]]
 StatesAt = Callable[[slice], Tensor]  # the states (n, D) of a mask at some of a batch's targets
 ALL = slice(None)
-DENSE_BYTES = (
-    1 << 28
-)  # kept bytes of dense states, above which a request for only the dense model keeps no more
+# A request for only the dense model keeps its states while the kept ones have fewer bytes than this.
+DENSE_BYTES = 1 << 28
 
 
 @dataclass
