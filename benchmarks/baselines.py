@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD, Distributions, Readout
 from pruning.models.sublayers import masked
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Row
-
 
 ONE_WINDOW = 1  # tokens in a batch; every window is longer, so each is a batch of its own
 

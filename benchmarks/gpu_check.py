@@ -1,4 +1,4 @@
-"""Check the engine on a GPU node, and measure its speed there; `make gpu-check` runs it.
+"""Check the engine on a GPU node; `make gpu-check` runs it.
 
 - the engine's log-likelihoods agree with those of one masked forward pass per mask, in float32 and in bfloat16;
 - if masks are scored again, together or one by one, their losses are equal to the last bit;
@@ -6,10 +6,7 @@
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - with `--model DIR`, perplexities of this model, dense and without one block, are finite.
 
-Last, on a GPU, the table of `make bench` is printed. `--works tiny pairs` prints only the rows whose names
-contain `tiny` or `pairs`, also on a CPU; `--works none` leaves the table out.
-
-python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
+python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
 """
 
 from __future__ import annotations
@@ -26,10 +23,10 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import Plain
-from benchmarks.run import chosen, heading, line, shown, tiny_llama, tokens
+from benchmarks.run import tiny_llama, tokens
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.core.errors import PruningError, first_line
+from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.engine import devices
 from pruning.engine.forward import Forward
@@ -51,22 +48,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
-    parser.add_argument("--works", nargs="+", help="words in the names of the works to time; or none")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if asked.device == "cuda" and not torch.cuda.is_available():
         log.error(NO_GPU, torch.__version__)
         raise SystemExit(2)
     devices.exact()
-    found = checks(torch.device(asked.device), asked.model, asked.works)
+    found = checks(torch.device(asked.device), asked.model)
     failed = [name for name, check in found if not passes(name, check)]
     log.info("%s", f"FAILED: {', '.join(failed)}" if failed else "all checks passed")
     raise SystemExit(1 if failed else 0)
 
 
-def checks(
-    where: torch.device, model: str | None, works: Sequence[str] | None
-) -> Iterator[tuple[str, Callable[[], str]]]:
+def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield every check that this machine can run: its name, and the function that runs it."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
@@ -78,8 +72,6 @@ def checks(
     if model is not None:
         place = "auto" if where.type == "cuda" else "cpu"
         yield "a real model", partial(smoke, Model("given", "local", model, device_map=place))
-    if where.type == "cuda" if works is None else list(works) != ["none"]:
-        yield "the works of make bench", partial(bench, where, works or ())
 
 
 def passes(name: str, check: Callable[[], str]) -> bool:
@@ -156,24 +148,6 @@ def smoke(settings: Model) -> str:
         raise PruningError(f"{settings.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
     return f"{settings.path}: {lost}; peak {devices.peak_memory(model.module) / 1e9:.1f} GB"
-
-
-def bench(where: torch.device, words: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. In half precision, rounding can change the engine's mask.
-
-    If a row cannot be measured, for example because there is no compiler, a warning names the reason.
-    """
-    rows: list[dict[str, Any]] = []
-    works, peaks = chosen(words), heading(where)
-    for work in works:
-        try:
-            rows.append(line(work, peaks, where))
-        except Exception as error:
-            log.warning("not measured: %s (%s: %s)", shown(work), type(error).__name__, first_line(error))
-    if not rows:
-        raise PruningError(f"none of {len(works)} works could be measured")
-    different = sum(row["masks_equal"] is False for row in rows)
-    return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
 # Random models and samples, which need no files.

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.run import CPU, SMOLLM2, device_name, matmul_peak
+from benchmarks.run import CPU, SMOLLM2, device_name, matmul_peak, rewrite
 from benchmarks.whole import python
-from pruning.core import storage
 from pruning.core.mask import Mask
 from pruning.core.terminal import keep_pages
 from pruning.healing.heal_settings import Distill, Full, Lora, Training
@@ -54,10 +53,7 @@ def main() -> None:
         found = json.loads(python("-m", "benchmarks.healing", "alone", way)[1].splitlines()[-1])
         rows.append({"way": way, **found, "device": device})
         log.info("%s", rows[-1])
-    old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
-    new = {row["way"] for row in rows}
-    kept = [row for row in old if row["device"] != device or row["way"] not in new]
-    storage.write_json(RESULTS, [*kept, *rows])
+    rewrite(RESULTS, rows, ("way",), [(way,) for way in WAYS])
 
 
 def alone(way: str) -> dict[str, float]:

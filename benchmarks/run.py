@@ -2,12 +2,11 @@
 
 python -m benchmarks.run [WORD ...]       only the works (searches to time) whose names contain a word
 
-Both methods run in one process, which keeps freed memory for later tensors. Their masks and CPU seconds are
-compared. This processor's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the
-columns. The baseline multiplies in the model's precision, as other programs do. The engine multiplies in
-float32 if that is faster (`pruning/models/products.py`). So the two methods round losses differently, and
-both settle near ties in float32. If the baseline runs as SLEB's code, which settles no ties, the engine's
-time includes settling. Otherwise, neither method's time includes it.
+Both methods run in one process, on the GPU if one is visible. Their masks and seconds are compared, and this
+device's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the columns. The baseline
+multiplies in the model's precision, as other programs do. The engine multiplies in float32 if that is faster
+(`pruning/models/products.py`). So the two methods round losses differently, and both settle near ties in float32. If
+the baseline runs as SLEB's code, which settles no ties, the engine's time includes settling; otherwise not.
 """
 
 from __future__ import annotations
@@ -30,16 +29,13 @@ import torch
 from benchmarks.baselines import ONE_WINDOW, Plain
 from pruning.algo import Algo
 from pruning.algo.greedy import Greedy
-from pruning.algo.random import Random
-from pruning.calibration import sources
-from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import NearTies, Racing
 from pruning.core.terminal import keep_pages
-from pruning.engine.devices import synchronize
+from pruning.engine.devices import exact, synchronize
 from pruning.engine.forward import Forward
 from pruning.models.blocks import find_blocks
 from pruning.models.handle import Model
@@ -47,7 +43,6 @@ from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence
-from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
 from pruning.search.driver import Problem, solve
@@ -60,31 +55,18 @@ log = logging.getLogger("benchmarks")
 
 
 def main() -> None:
-    """Run the chosen works on the CPU. Print a line and write a row of results for each work."""
+    """Measure the chosen works. Print a line and write a row of results for each work."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_pages()
-    peaks = heading(CPU)
-    rows: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
-    for work in chosen(sys.argv[1:]):
-        rows = replaced(rows, line(work, peaks, CPU))
-        storage.write_json(RESULTS, rows)
-
-
-def chosen(words: Sequence[str]) -> list[Work]:
-    """The works whose names contain one of the words; all works if there are no words."""
-    return [work for work in WORKS if any(word in work.name for word in words or [""])]
-
-
-def heading(where: torch.device) -> Peaks:
-    """Print the device and the table's heading, and return the device's GFLOP/s. A CPU uses one thread."""
-    if where.type == "cpu":
-        torch.set_num_threads(1)
+    exact()
+    torch.set_num_threads(1)
+    where = torch.device("cuda") if torch.cuda.is_available() else CPU
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    speeds = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
-    threads = ", one thread" if where.type == "cpu" else ""
-    log.info("%s%s, largest product in GFLOP/s: %s", device_name(where), threads, speeds)
+    log.info("%s: float32 %.0f, bfloat16 %.0f GFLOP/s", device_name(where), *peaks.values())
     log.info("%9s %9s %7s %8s  %s", "plain s", "engine s", "ratio", "at peak", "work")
-    return peaks
+    for work in [work for work in WORKS if any(word in work.name for word in sys.argv[1:] or [""])]:
+        order = [(work.name, work.settings) for work in WORKS]
+        rewrite(RESULTS, [line(work, peaks, where)], ("work", "settings"), order)
 
 
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
@@ -101,26 +83,25 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
         "at_peak": round(engine.seconds / _at_peak(engine, work.samples(), peaks), 2),
         "device": device_name(where),
     }
-    log.info("%9.1f %9.1f %6.2fx %7.2fx  %s", *list(row.values())[2:5], row["at_peak"], shown(work))
+    shown = ": ".join(filter(None, (work.name, work.settings)))
+    log.info("%9.1f %9.1f %6.2fx %7.2fx  %s", *list(row.values())[2:5], row["at_peak"], shown)
     if not row["masks_equal"]:
-        log.warning("the masks differ: %s", shown(work))
+        log.warning("the masks differ: %s", shown)
     return row
 
 
-def shown(work: Work) -> str:
-    """The name of a work and, if it has any, its settings."""
-    return f"{work.name}: {work.settings}" if work.settings else work.name
+def rewrite(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str], order: Sequence[Any]) -> None:
+    """Write rows to a file of results; they replace those of the same device that are equal in the fields `names`.
 
-
-def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """`rows` and `new`, sorted by device and work; `new` replaces a row of the same work, settings and device.
-
-    Rows of works that no longer exist are left out.
+    Rows are sorted by device and by the place of these fields in `order`; a row that has none is left out.
     """
-    order = [(work.name, work.settings) for work in WORKS]
-    rows = [row for row in rows if any(row[name] != new[name] for name in ("work", "settings", "device"))]
-    kept = [row for row in (*rows, new) if (row["work"], row["settings"]) in order]
-    return sorted(kept, key=lambda row: (row["device"], order.index((row["work"], row["settings"]))))
+
+    def key(row: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
+        return row["device"], tuple(row[name] for name in names)
+
+    old, new = storage.read_json(path) if path.exists() else [], {key(row) for row in rows}
+    kept = [row for row in (*(row for row in old if key(row) not in new), *rows) if key(row)[1] in order]
+    storage.write_json(path, sorted(kept, key=lambda row: (row["device"], order.index(key(row)[1]))))
 
 
 # Run the search of a work with the baseline or with the engine.
@@ -301,15 +282,6 @@ def text(samples: int, length: int) -> Samples:
     return Text("pydoc", samples, length, 0).draw(SMOLLM2.tokenizer)
 
 
-def four_choice_items(count: int) -> Samples:
-    """The first `count` packaged calibration items with four choices, in the order in which seed 0 draws them."""
-    every = Items("commonsense", len(sources.embedded_items("calibration")), 0)
-    drawn = every.draw(SMOLLM2.tokenizer)
-    sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
-    four = [item for item, size in sorted(sizes.items(), key=lambda pair: pair[0] or 0) if size == 4]
-    return Samples("items", "commonsense", tuple(row for row in drawn.rows if row.item in four[:count]), 0)
-
-
 def tokens(samples: int, length: int) -> Samples:
     """Windows of random tokens for tiny models."""
     rng = np.random.default_rng(0)
@@ -326,25 +298,18 @@ BOUNDS: dict[str, Any] = {"settings": "bounds", "bounds": True}
 LAZY: dict[str, Any] = {"settings": "lazy rounds", "lazy": Greedy(lazy=0.05)}
 NO_TIES: dict[str, Any] = {"settings": "bounds, near_ties.most=0", "bounds": True, "near_ties": NearTies(0)}
 QUICK = {"settings": "race, lazy rounds, near_ties.most=0", "racing": Racing(0.05), "near_ties": NearTies(0)}
-FEW = partial(text, 4, 128)
 SLEB = "as SLEB's published code does it"
 SHORT = greedy(f"{SLEB}, 2 x 128 tokens, k=2", partial(text, 2, 128), k=2, baseline_tokens=ONE_WINDOW)
 LONG = greedy(f"{SLEB}, 16 x 128 tokens, k=6", partial(text, 16, 128), baseline_tokens=ONE_WINDOW)
 EIGHT = greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", partial(text, 8, 128))
-RACE = greedy("greedy k=6, 128 x 64 tokens, racing", partial(text, 128, 64), racing=Racing(0.05))
-DIVERGENCES = greedy("greedy k=6, SmolLM2, 4 x 128 tokens, divergence", FEW, objective=Divergence())
-ITEMS = partial(four_choice_items, 32)
-MARGINS = greedy("greedy k=6, SmolLM2, margin on 32 four-choice items", ITEMS, objective=Margin())
-# With this many trials, random search scores all masks, in one batch.
-PAIRS = greedy("all 435 pairs of 30, SmolLM2", FEW, 2, algo=Random(trials=100_000))
+DIVERGENCES = greedy(
+    "greedy k=6, SmolLM2, 4 x 128 tokens, divergence", partial(text, 4, 128), objective=Divergence()
+)
 VARIED: list[tuple[Work, Sequence[dict[str, Any]]]] = [
     (EIGHT, (BOUNDS, LAZY)),
     (SHORT, (BOUNDS, NO_TIES)),
     (LONG, (BOUNDS, LAZY | QUICK)),
-    (RACE, (LAZY,)),
     (DIVERGENCES, (BOUNDS,)),
-    (MARGINS, ()),
-    (PAIRS, (BOUNDS,)),
 ]
 WORKS = [replace(work, **own) for work, variants in VARIED for own in ({}, *variants)]
 

@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pruning.core import storage
 from pruning.core.records import read_done
 
 ROOT = Path(__file__).parents[1]
@@ -39,13 +38,12 @@ log = logging.getLogger("benchmarks")
 
 def main() -> None:
     """Time the script and the command at the chosen sizes, print a line for each, and write the results file."""
-    from benchmarks.run import device_name
+    from benchmarks.run import device_name, rewrite
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     python("-m", "pruning.commands", "fetch", "smollm2")
     device, rows, words = device_name(), [], sys.argv[1:] or [""]
-    chosen = [size for size in SIZES if any(word in size for word in words)]
-    for size in chosen:
+    for size in (size for size in SIZES if any(word in size for word in words)):
         slowest, printed = python("-m", "benchmarks.whole", "script", size)
         script = json.loads(printed.splitlines()[-1])
         parts = {f"{SCRIPT}, the search alone": "search", f"{SCRIPT}, {BARE}": "searched"}
@@ -56,18 +54,14 @@ def main() -> None:
             row = {"size": size, "way": way, "cpu_seconds": seconds, "ratio": round(slowest / seconds, 2)}
             rows.append(row | {"mask": ended["mask"], "loss": round(ended["loss"], 4), "device": device})
             log.info("%s", rows[-1])
-    old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
-    kept = [row for row in old if row["device"] != device or row["size"] not in chosen]
-    order = {size: place for place, size in enumerate(SIZES)}
-    storage.write_json(RESULTS, sorted([*kept, *rows], key=lambda row: (row["device"], order[row["size"]])))
+    rewrite(RESULTS, rows, ("size",), [(size,) for size in SIZES])
 
 
 def python(*words: str) -> tuple[float, str]:
     """Run `python WORDS` on one thread. Returns the CPU seconds of it and its children, and its output."""
-    variables = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    more = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
     before = sum(os.times()[2:4])  # of ended children
-    command = [sys.executable, *words]
-    printed = subprocess.check_output(command, env=os.environ | variables, cwd=ROOT, text=True)
+    printed = subprocess.check_output([sys.executable, *words], env=os.environ | more, cwd=ROOT, text=True)
     return round(sum(os.times()[2:4]) - before, 1), printed
 
 

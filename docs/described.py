@@ -62,8 +62,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 # Benchmarks.
 
-SLEB = "as SLEB's published code does it"  # the names of works with this baseline start with this
-
 
 def benchmark(name: str) -> Any:
     """The results of a benchmark."""
@@ -72,24 +70,12 @@ def benchmark(name: str) -> Any:
 
 def engine(rows: list[dict[str, Any]]) -> str:
     """A table for each machine that ran `make bench`, from the rows of its results."""
-    ordered = sorted(rows, key=lambda row: str(row["device"]))
-    machines = (list(part) for _, part in groupby(ordered, key=lambda row: row["device"]))
-    heads = ["work", "as it comes, CPU s", "ratio", "at peak", "best exact", "best of all"]
-    return "\n\n".join(f"{_machine(part)}\n\n{table(heads, _works(part))}" for part in machines)
-
-
-def _machine(rows: list[dict[str, Any]]) -> str:
-    ratios: dict[bool, list[float]] = {True: [], False: []}  # True: to published code; False: to plain passes
-    for row in rows:
-        ratios[row["work"].startswith(SLEB)].append(row["ratio"])
-    names = {False: "one masked forward pass per mask", True: "SLEB's way of scoring"}
-    saved = " and ".join(
-        f"{min(ratios[published]):.1f} to {max(ratios[published]):.1f} times less than {name}"
-        for published, name in names.items()
-        if ratios[published]
-    )
-    equal = ", with the same masks" if all(row["masks_equal"] for row in rows) else ""
-    return f"CPU time on one thread of an {rows[0]['device']}: {saved}{equal}."
+    heads, tables = ["work", "as it comes, s", "ratio", "at peak", "best exact", "best of all"], []
+    for device, group in groupby(rows, key=lambda row: str(row["device"])):
+        part = list(group)
+        equal = ", with equal masks" if all(row["masks_equal"] for row in part) else ""
+        tables.append(f"On an {device}{equal}:\n\n{table(heads, _works(part))}")
+    return "\n\n".join(tables)
 
 
 def _works(rows: list[dict[str, Any]]) -> Iterator[list[str]]:

@@ -317,10 +317,6 @@ class Stratum:
         """Solve the stratum's equations: the components (..., sources) for sums of squares `squares` (..., names)."""
         return self.spread_out(np.asarray(np.linalg.solve(self.coefficients, np.asarray(squares).T).T))
 
-    def expected_noise(self, components: Matrix) -> Matrix:
-        """What the noise (draw and residual) adds to each sum of squares on average. `components` is (..., names)."""
-        return np.asarray(components[..., self.noise] @ self.coefficients[:, self.noise].T)
-
     def spread_out(self, values: Matrix) -> Matrix:
         """Expand the last axis of `values` from the sources `names` to all in EVERY; the others get 0."""
         whole = np.zeros((*values.shape[:-1], len(EVERY)))
@@ -464,7 +460,8 @@ def plausible(
     true = np.zeros((len(right), len(noise)))
     true[:, noise] = np.linalg.solve(between_noise, right.T).T
     estimate = np.asarray(np.linalg.solve(coefficients, observed - of_items), np.float64)
-    expected, likely = (stratum.expected_noise(c) + of_items for c in (estimate, true))
+    # What the noise (draw and residual) adds to each sum of squares on average.
+    expected, likely = (c[..., noise] @ coefficients[:, noise].T + of_items for c in (estimate, true))
     square = np.maximum(np.where(expected > 0, likely / np.where(expected > 0, expected, 1.0), 0.0), 0.0)
     moved = np.sqrt(square) * linear + square * (quadratic - quadratic.mean(axis=0))
     left = observed - moved - square * expected

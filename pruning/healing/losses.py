@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pruning.engine.head import NORMALISED, Distributions, positions_at_once
+from pruning.healing.attention import FastAttention
 from pruning.healing.heal_settings import LossWeights
 from pruning.models.blocks import apply, enter, find_blocks, head
 
@@ -44,12 +45,14 @@ def last_state(model: Any, ids: Tensor, recompute: bool = False) -> Tensor:
     With `recompute`, values inside blocks are not stored but computed again in the backward pass.
     """
     blocks, entry = find_blocks(model), enter(model, input_ids=ids)
-    hidden = entry.hidden
+
+    def after(index: int, hidden: Tensor) -> Tensor:
+        with FastAttention():
+            return apply(blocks, index, hidden, entry)
+
+    hidden, again = entry.hidden, recompute and torch.is_grad_enabled()
     for index in range(len(blocks.modules)):
-        if recompute and torch.is_grad_enabled():
-            hidden = checkpoint(apply, blocks, index, hidden, entry, use_reentrant=False)
-        else:
-            hidden = apply(blocks, index, hidden, entry)
+        hidden = checkpoint(after, index, hidden, use_reentrant=False) if again else after(index, hidden)
     return hidden
 
 
