@@ -13,7 +13,7 @@
 # make test-slow   the tests that `make test` leaves out, because each takes more than six seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
-# make gpu-check   check a GPU node once: the engine's losses, a model (FLAGS="--model DIR"), the table of `make bench`
+# make gpu-check   check a GPU node once: the engine's losses, a model (FLAGS="--model DIR")
 # make serve-check   on a GPU node: an export computes the same in vLLM or SGLang; FLAGS="--model DIR"
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results; with STUDY= of
 #              all cells in RESULTS

@@ -1,4 +1,4 @@
-"""Causal attention for training in bfloat16 on a CPU, two to three times as fast as torch's kernel.
+"""Causal attention for training in bfloat16 on a CPU, about twice as fast as torch's kernel.
 
 With scale s, queries Q, keys K and values V, and a softmax over the positions up to each query's own,
 
@@ -41,7 +41,7 @@ def _fits(inputs: tuple[Tensor, ...], options: dict[str, Any]) -> bool:
     return (
         torch.is_grad_enabled()
         and any(one.requires_grad for one in inputs)
-        and (query.dtype, query.device.type) == (torch.bfloat16, "cpu")
+        and (query.ndim, query.dtype, query.device.type) == (4, torch.bfloat16, "cpu")
         and (query.shape[0], query.shape[2]) == (key.shape[0], key.shape[2])
         and (options.get("is_causal"), options.get("attn_mask")) == (True, None)
         and not (options.get("dropout_p") or float32_is_faster(query.dtype))
@@ -55,9 +55,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         ctx.save_for_backward(query, key, value)
-        out, values = query.new_empty(*query.shape[:-1], value.shape[-1]), value.flatten(0, 1)
+        out = query.new_empty(*query.transpose(1, 2).shape[:3], value.shape[3]).transpose(1, 2)  # as in torch
         for part, _, chances in _parts(query, key, scale):
-            out[:, :, part] = (chances @ values[:, : part.stop]).view_as(out[:, :, part])
+            out[:, :, part] = (chances @ value.flatten(0, 1)[:, : part.stop]).view_as(out[:, :, part])
         return out
 
     @staticmethod

@@ -76,7 +76,7 @@ class Training:
     heldout: int = 16
     eval_every: int = 10
     patience: int = 3
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     gradient_checkpointing: bool = False
     candidates: int = 1
     round_tokens: int = 8192

@@ -90,9 +90,9 @@ def decide(
 @pytest.mark.parametrize(
     ("free", "words", "trained"),
     [
-        (5000, (), (Full, 2048)),
+        (5000, (), (Full, 1024)),
         (1100, (), (Full, 768)),  # fewer tokens at once
-        (900, (), (Lora, 2048)),
+        (900, (), (Lora, 1024)),
         (900, ("heal=none",), (NoHealing, None)),
     ],
 )
@@ -102,7 +102,7 @@ def test_the_free_memory_decides_how_it_is_trained(
     chosen, training, said = decide(tmp_path, free, None, *words)
     assert (type(chosen.heal), getattr(chosen.heal, "micro_tokens", None)) == trained
     assert (training is None) == (not chosen.heal.trains)
-    assert (said == []) == (trained in ((Full, 2048), (NoHealing, None)))
+    assert (said == []) == (trained in ((Full, 1024), (NoHealing, None)))
     if chosen.heal.trains:
         assert chosen.config["heal"] == recorded_cell(chosen.config).config["heal"]
 
