@@ -147,7 +147,7 @@ def head(model: Any, hidden: Tensor) -> Tensor:
             replacement = identity(blocks.extra) if index else lambda *_, **__: output
             stack.enter_context(swapped(module, "forward", replacement))
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits[:, 0]
+    return logits.flatten(0, 1)  # its gradient needs no tensor of zeros, as that of an index would
 
 
 def scaled_before(module: nn.Module, factor: float) -> RemovableHandle:
