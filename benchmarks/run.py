@@ -6,7 +6,7 @@ Both methods run in one process, on the GPU if one is visible. Their masks and s
 device's rows in benchmarks/results.json are replaced; docs/benchmarks.md explains the columns. The baseline
 multiplies in the model's precision, as other programs do. The engine multiplies in float32 if that is faster
 (`pruning/models/products.py`). So the two methods round losses differently, and both settle near ties in float32. If
-the baseline runs as SLEB's code, which settles no ties, the engine's time includes settling; otherwise not.
+the baseline runs as SLEB's code, which settles no ties, the engine's time includes settling; otherwise, no time does.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def main() -> None:
     peaks = {dtype: matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
     log.info("%s: float32 %.0f, bfloat16 %.0f GFLOP/s", device_name(where), *peaks.values())
     log.info("%9s %9s %7s %8s  %s", "plain s", "engine s", "ratio", "at peak", "work")
+    order = [(work.name, work.settings) for work in WORKS]
     for work in [work for work in WORKS if any(word in work.name for word in sys.argv[1:] or [""])]:
-        order = [(work.name, work.settings) for work in WORKS]
         rewrite(RESULTS, [line(work, peaks, where)], ("work", "settings"), order)
 
 
@@ -93,7 +93,7 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
 def rewrite(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str], order: Sequence[Any]) -> None:
     """Write rows to a file of results; they replace those of the same device that are equal in the fields `names`.
 
-    Rows are sorted by device and by the place of these fields in `order`; a row that has none is left out.
+    Rows are sorted by device and by the place of these fields in `order`; rows that are not there are left out.
     """
 
     def key(row: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:

@@ -55,7 +55,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         ctx.save_for_backward(query, key, value)
-        out = query.new_empty(*query.transpose(1, 2).shape[:3], value.shape[3]).transpose(1, 2)  # as in torch
+        out = query.new_empty(*query.transpose(1, 2).shape[:3], value.shape[3]).transpose(1, 2)  # T before H
         for part, _, chances in _parts(query, key, scale):
             out[:, :, part] = (chances @ value.flatten(0, 1)[:, : part.stop]).view_as(out[:, :, part])
         return out
