@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pruning.core.mask import Mask
 from pruning.engine import collectives
-from pruning.engine.head import NEGLIGIBLE, Distributions, PartialHead, Readout
+from pruning.engine.head import Distributions, PartialHead, Readout
 from pruning.engine.prefix_tree import Ends
 from pruning.models.products import Float32Linear
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 PROBABILITY = 0.98  # share of the dense model's probability that the part of the vocabulary should have
 MOST = 8  # besides the scored tokens, the part has at most 1 / MOST of the vocabulary
 MULTIPLE = 1024  # products can take twice as long if the number of columns is not a multiple of this
-PIECE = 64  # positions whose probabilities are computed at a time
 SHARE = 0.5  # states after the last unit may take this share of the room for states
 
 
@@ -98,10 +97,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
     total = torch.zeros(len(output.weight), dtype=torch.float64)
 
     def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
-        pieces = torch.split(dense.logits, PIECE), torch.split(dense.log_total[:, None], PIECE)
-        for logits, log_total in zip(*pieces, strict=True):
-            probabilities = (logits.float() - log_total.float()).clamp_(min=NEGLIGIBLE).exp_()
-            total.add_(probabilities.sum(0).double().cpu())
+        total.add_(dense.probabilities.sum(0).double().cpu())
         return dense.log_total
 
     read(Readout(add))

@@ -23,9 +23,10 @@ from pruning.models.blocks import head
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
-# exp(-80) is about 1e-35: a whole vocabulary of such terms does not change the sum, in which the highest
-# logit has the term 1. Much smaller terms would be denormal numbers, with which a CPU is 20 times slower.
-NEGLIGIBLE = -80.0
+# exp(-70) is about 4e-31: a whole vocabulary of such terms does not change the sum, in which the highest
+# logit has the term 1. Much smaller terms, divided by the sum, would be denormal numbers, with which a CPU is
+# 20 times slower.
+NEGLIGIBLE = -70.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
 
@@ -160,9 +161,21 @@ class Distributions:
         return self.logits.amax(-1, keepdim=True)
 
     @cached_property
+    def _shares(self) -> tuple[Tensor, Tensor]:
+        """`probabilities` and `log_sum`, from the same exponentials."""
+        terms = (self.logits - self.highest).clamp_(min=NEGLIGIBLE).exp_()
+        total = terms.sum(-1, keepdim=True)
+        return terms.div_(total), total.double().log()
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The probabilities (m, V) of all tokens. None is a denormal number."""
+        return self._shares[0]
+
+    @property
     def log_sum(self) -> Tensor:
         """ln(sum of exp(logit - highest logit)) of each position, of shape (m, 1), in float64."""
-        return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
+        return self._shares[1]
 
     @property
     def log_total(self) -> Tensor:
@@ -189,11 +202,6 @@ class Distributions:
         """Like `whole`, but overwrites the logits, as `take` does."""
         below = self.logits.sub_(self.highest)
         return below.sub_(_log_of_sum(below.clamp(min=NEGLIGIBLE)).to(below.dtype))
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """The probabilities (m, V) of all tokens. Each is at least 1e-35, because denormal numbers are slow."""
-        return self.whole.clamp(min=NEGLIGIBLE).exp_()
 
     @cached_property
     def entropy(self) -> Tensor:
