@@ -20,7 +20,6 @@ from pruning.engine import collectives
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.devices import devices, free_memory, offloaded, synchronize
 from pruning.engine.forward import Forward
-from pruning.engine.head import wide
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, find_blocks, gradients_kept, head, input_device
 from pruning.models.placement import LanguageModel
@@ -189,11 +188,12 @@ def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:
     """The gradient (B, T, D) of the sum of log-likelihoods with respect to the state after the last unit."""
     flat, indices = hidden.flatten(0, 1), batch.indices.to(hidden.device)
     targets, gradient = batch.targets.to(hidden.device), torch.zeros_like(flat)
+    wide = torch.promote_types(flat.dtype, torch.float32)
     for start in range(0, len(indices), POSITIONS):
         chosen = indices[start : start + POSITIONS]
         with torch.enable_grad():
             states = flat[chosen].detach().requires_grad_()
-            logs = torch.log_softmax(head(forward.model.module, states).to(wide(flat)), -1)
+            logs = torch.log_softmax(head(forward.model.module, states), -1, dtype=wide)
             value = logs.gather(-1, targets[start : start + POSITIONS, None].to(logs.device)).sum()
             (slopes,) = torch.autograd.grad(value, states)
         gradient.index_add_(0, chosen, slopes)

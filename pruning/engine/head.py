@@ -23,9 +23,8 @@ from pruning.models.blocks import head
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
-# exp(-70) is about 4e-31: a whole vocabulary of such terms does not change the sum, in which the highest
-# logit has the term 1. Much smaller terms, divided by the sum, would be denormal numbers, with which a CPU is
-# 20 times slower.
+# exp(-70) is about 4e-31: a whole vocabulary of such terms does not change the sum, in which the highest logit
+# has the term 1. Much smaller shares of the sum would be denormal numbers, with which a CPU is 20 times slower.
 NEGLIGIBLE = -70.0
 
 Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
@@ -126,7 +125,8 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
     for states in torch.split(hidden, step):
         logits = projection.head(states)
-        yield from (Distributions(part.to(wide(logits))) for part in torch.split(logits, piece))
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        yield from (Distributions(part.to(wide)) for part in torch.split(logits, piece))
 
 
 def positions_at_once(device: str, vocabulary: int) -> int:
@@ -137,11 +137,6 @@ def positions_at_once(device: str, vocabulary: int) -> int:
 def compared_at_once(device: str, vocabulary: int) -> int:
     """The number of positions computed at a time if the dense model's distributions are in memory as well."""
     return max(1, positions_at_once(device, vocabulary) // 4)
-
-
-def wide(values: Tensor) -> torch.dtype:
-    """The precision in which logits are normalised: float64 for float64 values, else float32."""
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
