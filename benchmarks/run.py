@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +33,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
-from pruning.core.scoring import NearTies, Racing
+from pruning.core.scoring import NearTies, Racing, Score
 from pruning.core.terminal import keep_pages
 from pruning.engine.devices import exact, synchronize
 from pruning.engine.forward import Forward
@@ -41,7 +41,7 @@ from pruning.models.blocks import find_blocks
 from pruning.models.handle import Model
 from pruning.models.placement import LanguageModel, ModelInfo
 from pruning.models.products import Float32Linear, native_products
-from pruning.objective import Calibrated, Loss, Objective
+from pruning.objective import Calibrated, Objective
 from pruning.objective.divergence import Divergence
 from pruning.objective.perplexity import Perplexity
 from pruning.search.decide import FloatLoss
@@ -132,7 +132,7 @@ class Side:
             memory = Journal(None, space.n_blocks)
             # Both methods use the engine for near ties, and it counts its own cost.
             engine = Forward(self.forward.model, self.forward.batch_tokens)
-            single = FloatLoss(lambda: self._in_float32(replace(losses, forward=engine)), memory)
+            single = TimedFloats(replace(losses, forward=engine).in_float32, memory, self)
         problem = Problem(algo, space, 0, racing, work.near_ties, bounds=work.bounds and not plain)
         started = spent(self.where)
         solution = solve(problem, losses, own[0], lambda *_: None, single, own[1])
@@ -141,21 +141,19 @@ class Side:
         self.bounded = sum(score.seconds > 0 for score in own[1].scores.values())
         self.mask = solution.score.mask
 
-    def _in_float32(self, losses: Calibrated) -> Loss | None:
-        """The float32 loss that settles near ties; its seconds are added to `settling`."""
-        started = spent(self.where)
-        loss = losses.in_float32()
-        self.settling += spent(self.where) - started
-        if loss is None:
-            return None
 
-        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            started = spent(self.where)
-            found = list(loss.terms(masks))
-            self.settling += spent(self.where) - started
-            yield from found
+@dataclass(frozen=True)
+class TimedFloats(FloatLoss):
+    """Float32 losses whose seconds are added to `side.settling`."""
 
-        return Loss(loss.estimate, terms)
+    side: Side
+
+    def scores(self, masks: Sequence[Mask], samples: int) -> list[Score] | None:
+        """The scores, as `FloatLoss` returns them."""
+        started = spent(self.side.where)
+        found = super().scores(masks, samples)
+        self.side.settling += spent(self.side.where) - started
+        return found
 
 
 _ran: dict[str, Side] = {}  # works with the same baseline, or with the same engine settings, share one run

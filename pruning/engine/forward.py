@@ -32,15 +32,7 @@ from pruning.core.mask import Mask
 from pruning.engine import collectives
 from pruning.engine.batching import Batch, TokenLine, make_batches, token_lines
 from pruning.engine.devices import out_of_memory, peak_memory
-from pruning.engine.head import (
-    LIKELIHOOD,
-    Distributions,
-    PartialHead,
-    Readout,
-    compared_at_once,
-    distributions,
-    read_out,
-)
+from pruning.engine.head import LIKELIHOOD, Distributions, PartialHead, Readout, distributions, read_out
 from pruning.engine.memory import MemoryBudget
 from pruning.engine.prefix_tree import (
     Beginnings,
@@ -310,7 +302,7 @@ class Forward:
                 yield from read_out(readout, projection, flat, None, wanted).numpy().reshape(len(group), -1)
             return
         values = np.zeros((len(states), len(targets)))
-        step = compared_at_once(self.model.device.type, projection.vocabulary)
+        step = projection.compared_at_once(self.model.device.type)
         for start in range(0, len(targets), step):  # the dense model is projected once for all masks
             at = slice(start, start + step)
             known = list(distributions(projection, dense[at].to(states[0](at).device)))

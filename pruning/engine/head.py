@@ -37,6 +37,10 @@ class Projection:
     head: Head
     vocabulary: int
 
+    def compared_at_once(self, device: str) -> int:
+        """The number of positions computed at a time if the dense model's distributions are in memory as well."""
+        return max(1, positions_at_once(device, self.vocabulary) // 4)
+
 
 @dataclass(frozen=True, eq=False)
 class PartialHead:
@@ -132,11 +136,6 @@ def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributi
 def positions_at_once(device: str, vocabulary: int) -> int:
     """The number of positions whose logits are computed at a time."""
     return max(1, PROJECTED.get(device, 1 << 25) // (4 * vocabulary))
-
-
-def compared_at_once(device: str, vocabulary: int) -> int:
-    """The number of positions computed at a time if the dense model's distributions are in memory as well."""
-    return max(1, positions_at_once(device, vocabulary) // 4)
 
 
 @dataclass(frozen=True)

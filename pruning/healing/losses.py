@@ -79,9 +79,8 @@ class _Readout(torch.autograd.Function):
         teacher: Any,
         goals: Tensor | None,
     ) -> Tensor:
-        step = positions_at_once(
-            hidden.device.type, int(student.config.get_text_config(decoder=True).vocab_size)
-        )
+        vocabulary = int(student.config.get_text_config(decoder=True).vocab_size)
+        step = positions_at_once(hidden.device.type, vocabulary)
         total, gradients = torch.zeros((), dtype=torch.float64, device=hidden.device), []
         for start in range(0, len(hidden), step):
             part = slice(start, start + step)

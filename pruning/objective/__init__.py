@@ -6,7 +6,7 @@ A lower loss is always better. torch is imported inside functions, so that compo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -78,6 +78,7 @@ class Calibrated:
     objective: Objective
     forward: Forward
     samples: Samples
+    _parts: dict[tuple[int, int], Loss] = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def whole(self) -> Loss:
@@ -92,10 +93,6 @@ class Calibrated:
             self._parts[start, stop] = self.objective.bind(self.forward, self.samples.part(start, stop))
         return self._parts[start, stop]
 
-    @cached_property
-    def _parts(self) -> dict[tuple[int, int], Loss]:
-        return {}
-
     @property
     def in_half(self) -> bool:
         """Whether the model is in half precision, so that rounding can decide between two masks."""
@@ -103,9 +100,9 @@ class Calibrated:
 
         return self.forward.model.module.dtype in HALVES
 
-    def in_float32(self) -> Loss | None:
-        """The loss over all samples in float32, or None if `dense_pass.in_float32` returns None."""
+    def in_float32(self) -> Calibrated | None:
+        """The losses in float32, or None if `dense_pass.in_float32` returns None."""
         from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)
-        return None if single is None else self.objective.bind(single, self.samples)
+        return None if single is None else replace(self, forward=single)

@@ -23,8 +23,7 @@ from pruning.algo.lazy import squares
 from pruning.core.mask import Mask
 from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord, NearTiesRecord
 from pruning.core.scoring import FIRST, Estimate, Racing, Score, plus_minus
-from pruning.objective import Loss
-from pruning.search.journal import Journal, ScoreBook
+from pruning.search.journal import Journal, Losses, ScoreBook
 
 Scorer = Callable[[Sequence[Mask], int | None], Sequence[Score]]  # scores over the first n samples; None: all
 
@@ -345,36 +344,44 @@ class View:
 # Rounding changes the losses of all masks similarly, so only its effect on the difference of two masks
 # counts. For sample s, let d_s be the difference of the two masks' terms in half precision minus this
 # difference in float32. `rounding` is the root mean square of mean(d), or of the standard error of this mean,
-# whichever is larger, over all pairs measured so far. A choice is settled by one rule:
+# whichever is larger, over all pairs measured so far. A choice is settled by these rules:
 #
 #     Let c be the worst chosen mask. If the best rejected mask is farther from c than FAR times the rounding,
-#     nothing is scored in float32. Otherwise, these masks are: c, the mask nearest to c, and all masks within
-#     NEAR times the rounding. Rounding is measured again, and these masks' float32 losses decide the choice.
+#     nothing is scored in float32. Otherwise, rounding is measured on c and the mask nearest to c: if there are
+#     many samples, on a part of them. Then c and all masks within NEAR times the rounding are scored in float32
+#     on all samples, rounding is measured again, and these float32 losses decide the choice.
+#
+# From m of n samples, mean(d)^2 is estimated as its value on the m samples minus var(d) (1/m - 1/n).
 #
 # No settled loss is lower than the mask's own loss, so settled losses can be compared with other masks'
 # losses. A search that uses each loss, such as a genetic search, can take another path on another processor.
 # For such searches, only the final mask is compared with the other masks of its size.
 
 NEAR, FAR = 3, 6
+PART = 6  # samples on which a pair of masks is first scored in float32, or an eighth of all samples if that is more
 
 
 @dataclass(frozen=True)
 class FloatLoss:
-    """The loss in float32, which `make` returns (None: not available), and the journal of its scores."""
+    """The losses in float32, which `make` returns (None: not available), and the journal of their scores."""
 
-    make: Callable[[], Loss | None]
+    make: Callable[[], Losses | None]
     journal: Journal
 
-    def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
-        """Full scores of the masks; None if a score is in no cell's journal and float32 is not available."""
-        for score in self.journal.find([mask for mask in masks if mask not in self.journal.scores]):
+    def scores(self, masks: Sequence[Mask], samples: int) -> list[Score] | None:
+        """Scores over at least the first samples; None if some are in no journal and float32 is not available."""
+        scores = self.journal.scores
+
+        def missing() -> list[Mask]:
+            return [m for m in dict.fromkeys(masks) if m not in scores or len(scores[m].samples) < samples]
+
+        for score in self.journal.find(missing()):
             self.journal.add(score)
-        if missing := [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]:
-            if (loss := self.make()) is None:
+        if rest := missing():
+            if (losses := self.make()) is None:
                 return None
-            for score in loss(missing):
-                self.journal.add(score)
-        return [self.journal.scores[mask] for mask in masks]
+            ScoreBook(losses, self.journal, self.journal, lambda *_: None).scores(rest, samples)
+        return [scores[mask] for mask in masks]
 
 
 @dataclass
@@ -387,14 +394,14 @@ class Settler:
     most: int
     single: FloatLoss | None
     estimate: Estimate
-    measured: dict[tuple[Mask, Mask], tuple[float, float]] = field(default_factory=dict)  # mean(d), its error
+    measured: dict[tuple[Mask, Mask], tuple[float, float]] = field(default_factory=dict)  # mean(d)^2, error^2
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("settled", "changed", "open"), 0))
     unmeasured: bool = False
 
     @property
     def rounding(self) -> float:
         """How much rounding changes the difference of two masks' losses; 0 also if it has not been measured yet."""
-        return math.sqrt(np.square([*self.measured.values()] or [(0.0, 0.0)]).mean(0).max())
+        return math.sqrt(np.mean([*self.measured.values()] or [(0.0, 0.0)], axis=0).max())
 
     @property
     def reach(self) -> float:
@@ -459,29 +466,39 @@ class Settler:
         if self.single is None or not others or (self.rounding and lead > far):
             return {}
         nearest = sorted(others, key=lambda score: abs(score.loss - last.loss))
-        exact, count = dict[Mask, float](), 0
+        exact, count, samples = dict[Mask, float](), 0, self.estimate.count
+        part = max(PART, samples // 8)
+        few = 2 * part > samples or len(self.estimate.shares) > 1
+        if not few and (last.mask, nearest[0].mask) not in self.measured:
+            self._measure(last, nearest[:1], view, part)
         # The reach can grow with each measurement.
-        while count < (wanted := max(1, min(len(self._near(last, others)), self.most - 1))):
+        while count < (wanted := max(int(few), min(len(self._near(last, others)), self.most - 1))):
             count = wanted
-            exact = self._measure(last, nearest[:count], view)
+            exact = self._measure(last, nearest[:count], view, samples)
         return exact
 
     def _near(self, last: Score, others: Iterable[Score]) -> list[Score]:
         reach = self.reach
         return [score for score in others if abs(score.loss - last.loss) <= reach]
 
-    def _measure(self, last: Score, others: Sequence[Score], view: View) -> dict[Mask, float]:
-        """The masks' float32 losses (empty if unavailable). Their pairs with `last` are `measured`."""
+    def _measure(self, last: Score, others: Sequence[Score], view: View, samples: int) -> dict[Mask, float]:
+        """The masks' float32 losses over the first samples (none if unavailable); measures pairs with `last`."""
         assert self.single is not None
-        scores, bases = [last, *others], [] if view.base is None else [view.base.mask]
-        if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
+        masks, estimate = [score.mask for score in (last, *others)], self.estimate
+        bases = [] if view.base is None else [view.base.mask]
+        if (known := self.single.scores([*bases, *masks], samples)) is None:
             self.unmeasured = True
             return {}
+        share, of = samples / estimate.count, None if samples == estimate.count else estimate.count
+        terms = [single.samples[:samples] for single in known]
+        singles = [Score(known[i].mask, estimate.mean(own), own, 0, of) for i, own in enumerate(terms)]
         exact = replace(view, base=singles[0]) if bases else view
         found = [exact.of(single) for single in singles[len(bases) :]]
-        off = [np.subtract(half.samples, single.samples) for half, single in zip(scores, found, strict=True)]
-        for other, moved in zip(others, ((one - off[0]).tolist() for one in off[1:]), strict=True):
-            self.measured[last.mask, other.mask] = self.estimate.mean(moved), self.estimate.error(moved)
+        pairs = zip((last, *others), found, strict=True)
+        off = [np.subtract(half.samples[:samples], single.samples) for half, single in pairs]
+        for mask, moved in zip(masks[1:], ((one - off[0]).tolist() for one in off[1:]), strict=True):
+            square, error = estimate.mean(moved) ** 2, estimate.error(moved) ** 2
+            self.measured[last.mask, mask] = square - (1 - share) * error, share * error
         return {single.mask: single.loss for single in found}
 
 

@@ -238,7 +238,7 @@ class Ties:
         bound = (lambda mask: np.full(S, self.bounds.get(block(mask), 3.0))) if bounded else None
         exact = TermLosses(lambda mask: np.full(S, (self.single | {-1: 0.5}).get(block(mask), 4.0)), S)
         problem = Problem(Greedy(), Space(N, 1), 0, Racing(), NearTies(), bounds=True)
-        floats = FloatLoss(lambda: exact.whole, Journal(None, N))
+        floats = FloatLoss(lambda: exact, Journal(None, N))
         return solve(problem, TermLosses(rounded, S, bound), Journal(None, N), lambda *_: None, floats)
 
 

@@ -46,8 +46,16 @@ class NearTieCase:
         )  # the standard error of differences of -2, 0 and 2
 
     def settler(self, most: int = 8, journal: Journal | None = None, available: bool = True) -> Settler:
-        loss = Loss(ESTIMATE, self.terms) if available else None
-        return Settler(most, FloatLoss(lambda: loss, journal or Journal(None, 6)), ESTIMATE)
+        floats = FloatLoss(lambda: self if available else None, journal or Journal(None, 6))
+        return Settler(most, floats, ESTIMATE)
+
+    @property
+    def whole(self) -> Loss:
+        return Loss(ESTIMATE, self.terms)
+
+    def part(self, start: int, stop: int) -> Loss:
+        assert (start, stop) == (0, S), "few samples are scored at once"
+        return self.whole
 
     def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
         self.walks.append(list(masks))
@@ -84,7 +92,7 @@ def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored:
     half = {0: 1.0, 1: 1.0 + lead * size, 2: 1.0 + lead * size}
     setting = NearTieCase(half, {0: 5.0, 1: 5.0 + lead * size, 2: 9.0}, 0.1)
     settler = setting.settler()
-    settler.measured[MASKS[3], MASKS[4]] = 0.0, size
+    settler.measured[MASKS[3], MASKS[4]] = 0.0, size**2
     settler.losses(setting.scores, 1, PLAIN)
     assert [len(walk) for walk in setting.walks] == ([scored] if scored else []), "one walk"
 
@@ -106,7 +114,7 @@ def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves
 def test_a_measured_pair_is_put_in_the_order_of_its_float32_losses_even_if_it_was_not_near() -> None:
     setting = NearTieCase({0: 1.0, 1: 1.04, 2: 3.0}, {0: 1.05, 1: 1.04}, 0.0)
     settler = setting.settler()
-    settler.measured |= {(Mask(99), Mask(99, (i,))): (0.01, 0.0) for i in range(90)}
+    settler.measured |= {(Mask(99), Mask(99, (i,))): (0.0001, 0.0) for i in range(90)}
     half = [Score(mask, loss, (loss,) * S, 1.0) for mask, loss in zip(MASKS, (1.0, 1.04, 3.0), strict=False)]
     assert best(settler.losses(half, 1, PLAIN), 1) == {MASKS[1]}
     assert settler.reach < 0.04
@@ -196,7 +204,7 @@ def searched(algo: Algo, seed: int, processor: int, most: int, bounded: bool) ->
 
     half, whole = TermLosses(rounded, SAMPLES, lambda mask: rounded(mask) - 0.01), TermLosses(exact, SAMPLES)
     problem = Problem(algo, Space(N, K), 0, Racing(), NearTies(most), bounds=bounded)
-    floats = FloatLoss(lambda: whole.whole, Journal(None, N))
+    floats = FloatLoss(lambda: whole, Journal(None, N))
     solution = solve(problem, half, Journal(None, N), lambda *_: None, floats)
     return solution, len(half.computed), len(floats.journal.scores)
 

@@ -77,7 +77,7 @@ def decider(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: fl
     for mask, loss in half.items():
         journal.add(score(mask, loss, spread if mask.dropped else 0.0))
     exact = TermLosses(lambda mask: np.full(S, single[mask]), S)
-    floats = FloatLoss(lambda: exact.whole, Journal(None, N, unit="sublayer"))
+    floats = FloatLoss(lambda: exact, Journal(None, N, unit="sublayer"))
     book = ScoreBook(noisy(0), journal, Journal(None, N, "sublayer"), lambda *_: None)
     return Decider(book, Racing(), Settler(8, floats, ESTIMATE))
 
