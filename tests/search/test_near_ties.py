@@ -97,6 +97,22 @@ def test_only_masks_within_the_measured_rounding_are_scored(lead: float, scored:
     assert [len(walk) for walk in setting.walks] == ([scored] if scored else []), "one walk"
 
 
+@pytest.mark.parametrize(("lead", "computed"), [(0.04, [(0, 8)]), (0.005, [(0, 8), (8, 64)])])
+def test_with_many_samples_the_rounding_is_measured_on_a_part_of_them(
+    lead: float, computed: list[tuple[int, int]]
+) -> None:
+    count, noise = 64, np.random.default_rng(0).normal(0, 0.02, (2, 64))
+    estimate = Estimate((1.0,) * count, (0,) * count)
+    exact = TermLosses(lambda mask: np.full(count, 1.0 + lead * mask.dropped[0]), count)
+    terms = [1.0 + lead * i + noise[i] - noise[i].mean() for i in range(2)]
+    scores = [Score(MASKS[i], float(own.mean()), tuple(own.tolist()), 1.0) for i, own in enumerate(terms)]
+    settler = Settler(8, FloatLoss(lambda: exact, Journal(None, 6)), estimate)
+    assert best(settler.losses(scores, 1, PLAIN), 1) == {MASKS[0]}
+    assert [part for mask, *part in exact.computed if mask == MASKS[1]] == [[*one] for one in computed]
+    assert settler.rounding == pytest.approx(0.02 * math.sqrt(2 / count), rel=0.5)
+    assert counts(settler)[0] == (len(computed) > 1), "only the second lead is a near tie"
+
+
 def test_what_rounding_moves_in_all_masks_alike_does_not_count_and_what_it_moves_in_one_does() -> None:
     scores = [Score(MASKS[i], loss, (loss + 0.5,) * S, 1.0) for i, loss in enumerate((1.0, 1.01, 1.3))]
     setting = NearTieCase({0: 1.0, 1: 1.01, 2: 1.3}, {}, 0.0)
