@@ -161,9 +161,8 @@ def llama(where: torch.device, dtype: torch.dtype) -> LanguageModel:
 
 def windows() -> Samples:
     """Six windows of random tokens. Their lengths differ slightly."""
-    rows = tokens(6, 48).rows
-    cut = (Row(row.input_ids[: 48 - n % 4], (1, 48 - n % 4)) for n, row in enumerate(rows))
-    return Samples("text", "random", tuple(cut), 0)
+    rows = (Row(row.input_ids[: 48 - n % 4], (1, 48 - n % 4)) for n, row in enumerate(tokens(6, 48).rows))
+    return Samples("text", "random", tuple(rows), 0)
 
 
 def items() -> Samples:

@@ -97,9 +97,8 @@ def script(size: str) -> dict[str, Any]:
     losses: dict[Mask, float] = {}
     started = time.process_time()
     while len(best.dropped) < k:
-        candidates = [best.drop(i) for i in best.kept]
-        scored = forward.loglikelihoods(windows.rows, candidates)
-        losses = {mask: -sum(rows) / tokens for mask, rows, _ in scored}
+        found = forward.loglikelihoods(windows.rows, [best.drop(i) for i in best.kept])
+        losses = {mask: -sum(rows) / tokens for mask, rows, _ in found}
         best = min(losses, key=losses.__getitem__)
     searched = time.process_time()
     evaluation = Heldout()
