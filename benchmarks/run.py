@@ -71,14 +71,15 @@ def main() -> None:
         if any(word in name for word in sys.argv[1:] or [""]):
             works = [work for work in WORKS if work.name == name]
             for turn, work, plain in itertools.product(range(works[0].turns), works, (True, False)):
-                run(work, plain, where, turn)
+                run(work, plain, where, turn)  # in turn, because a machine's speed changes
             rewrite(RESULTS, [line(work, peaks, where) for work in works], ("work", "settings"), order)
 
 
 def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     """Measure a work by each method's fastest turn, print its line of the table, and return its row of results."""
-    turns = [[run(work, plain, where, turn) for turn in range(work.turns)] for plain in (True, False)]
-    plain, engine = (min(sides, key=lambda side: side.seconds + side.settling) for sides in turns)
+    plains, engines = ([run(work, own, where, turn) for turn in range(work.turns)] for own in (True, False))
+    plain = min(plains, key=lambda side: side.seconds)
+    engine = min(engines, key=lambda side: side.seconds + side.settling)
     seconds = engine.seconds + (engine.settling if work.baseline_tokens == ONE_WINDOW else 0)
     row = {
         "work": work.name,
@@ -239,8 +240,8 @@ class Work:
     """One search to time, with the engine's settings and those of the baseline.
 
     `settings` names the engine's settings; empty means the defaults. The baseline always runs `algo`,
-    without racing. The engine may race. If `lazy` is a search, the engine runs `lazy` instead of `algo`. Methods
-    and settings take `turns` turns.
+    without racing. The engine may race. If `lazy` is a search, the engine runs `lazy` instead of `algo`. All
+    methods and settings run in turn, `turns` times.
     """
 
     name: str

@@ -99,6 +99,17 @@ class Estimate:
         parts = [part for part, share in enumerate(self.shares) if share]
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
+    def score(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
+        """The score of a mask that has these terms, of all samples or of the first ones."""
+        whole = self.count if len(terms) < self.count else None
+        return Score(mask, self.mean(terms), tuple(terms), seconds, whole)
+
+    def first(self, score: Score, samples: int) -> Score:
+        """The part of a score over its first `samples` samples."""
+        if len(score.samples) == samples:
+            return score
+        return self.score(score.mask, score.samples[:samples], score.seconds)
+
     def mean(self, terms: Sequence[float]) -> float:
         """The loss. It is not finite if some term is not finite; NaN if a part with a share above 0 has no term."""
         parts = [

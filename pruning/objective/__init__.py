@@ -60,7 +60,7 @@ class Loss:
     def __call__(self, masks: Sequence[Mask]) -> Iterator[Score]:
         """Yield one score per mask, in any order."""
         for mask, terms, seconds in self.terms(masks):
-            yield Score(mask, self.estimate.mean(terms), tuple(terms), seconds)
+            yield self.estimate.score(mask, terms, seconds)
 
 
 def mapped(

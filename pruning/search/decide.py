@@ -106,8 +106,8 @@ class Decider:
         self, out: Mapping[Mask, int], left: int, best: int, settled: Sequence[Score], view: View
     ) -> None:
         """Record a decision: the scores by which it was made, and how many masks were not scored at all."""
-        journal = self.book.journal.scores
-        raced = [view.of(self.book.first(journal[mask], samples)) for mask, samples in out.items() if samples]
+        scores, first = self.book.journal.scores, self.book.estimate.first
+        raced = [view.of(first(scores[mask], samples)) for mask, samples in out.items() if samples]
         if (record := decision(settled, raced, best, self.book.estimate)) is not None:
             skipped = left + len(out) - len(raced)
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
@@ -471,7 +471,7 @@ class Settler:
         few = 2 * part > samples or len(self.estimate.shares) > 1
         if not few and (last.mask, nearest[0].mask) not in self.measured:
             self._measure(last, nearest[:1], view, part)
-        # The reach can grow with each measurement.
+        # The reach can grow with each measurement. With few samples, the first pair is measured here.
         while count < (wanted := max(int(few), min(len(self._near(last, others)), self.most - 1))):
             count = wanted
             exact = self._measure(last, nearest[:count], view, samples)
@@ -489,9 +489,7 @@ class Settler:
         if (known := self.single.scores([*bases, *masks], samples)) is None:
             self.unmeasured = True
             return {}
-        share, of = samples / estimate.count, None if samples == estimate.count else estimate.count
-        terms = [single.samples[:samples] for single in known]
-        singles = [Score(known[i].mask, estimate.mean(own), own, 0, of) for i, own in enumerate(terms)]
+        singles, share = [estimate.first(single, samples) for single in known], samples / estimate.count
         exact = replace(view, base=singles[0]) if bases else view
         found = [exact.of(single) for single in singles[len(bases) :]]
         pairs = zip((last, *others), found, strict=True)

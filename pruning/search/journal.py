@@ -81,7 +81,7 @@ class ScoreBook:
         for known, group in missing.items():
             for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
                 self._note(self._joined(mask, terms, seconds))
-        return [self.first(self.journal.scores[mask], wanted) for mask in masks]
+        return [self.estimate.first(self.journal.scores[mask], wanted) for mask in masks]
 
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
         """Add other cells' scores to the journal, for masks without a score over `wanted` samples.
@@ -103,7 +103,7 @@ class ScoreBook:
         (score,) = self.scores([mask])
         if score.parts > 1:
             for _, terms, seconds in self.losses.whole.terms([mask]):
-                score = self._score(mask, tuple(terms), score.seconds + seconds)
+                score = self.estimate.score(mask, terms, score.seconds + seconds)
         return score
 
     def bounded(self, masks: Sequence[Mask]) -> dict[Mask, Score]:
@@ -111,7 +111,7 @@ class ScoreBook:
         journal, loss = self.bounds, self.losses.whole
         missing = [mask for mask in masks if mask not in journal.scores]
         for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
-            journal.add(Score(mask, loss.estimate.mean(terms), tuple(terms), seconds))
+            journal.add(loss.estimate.score(mask, terms, seconds))
             self._progressed()
         if any(mask not in journal.scores for mask in masks):
             return {}
@@ -132,12 +132,6 @@ class ScoreBook:
         paid = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)
         return paid / self.samples, (total - paid) / self.samples
 
-    def first(self, score: Score, samples: int) -> Score:
-        """The part of a score over its first `samples` samples."""
-        if len(score.samples) == samples:
-            return score
-        return self._score(score.mask, score.samples[:samples], score.seconds)
-
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: `samples` (None: all), or more if a loss estimate needs more."""
         if samples is None:
@@ -151,13 +145,9 @@ class ScoreBook:
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
         """The known score of a mask, extended by new terms and the seconds of their computation."""
         if (old := self.journal.scores.get(mask)) is None:
-            return self._score(mask, tuple(terms), seconds)
-        joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
+            return self.estimate.score(mask, terms, seconds)
+        joined = self.estimate.score(mask, (*old.samples, *terms), old.seconds + seconds)
         return replace(joined, parts=old.parts + 1)
-
-    def _score(self, mask: Mask, terms: tuple[float, ...], seconds: float) -> Score:
-        partial = self.samples if len(terms) < self.samples else None
-        return Score(mask, self.estimate.mean(terms), terms, seconds, partial)
 
     def _note(self, score: Score) -> None:
         self.journal.add(score)
