@@ -200,7 +200,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-# Lines, files, floors and ways of values, each below its limit.
+# Lines; and files, floors and ways of values, each below its limit.
 house: $(VENV)/installed-dev
 	$(BIN)/python -m tests.house
 

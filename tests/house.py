@@ -1,6 +1,6 @@
 """Measure the size of the code for a reader: lines, files, floors, the ways of values, and names of settings.
 
-python -m tests.house          the counts; exit status 1 if one is above its limit
+python -m tests.house          the counts; exit status 1 if one is above its limit (lines have none)
 
 - **Lines and files** are those of Python files that git tracks; lines of tests are counted separately.
 - **Floors**: a file is one floor above the highest file that it imports. Imports within functions count too.
@@ -36,7 +36,8 @@ WAYS = {
     "an export": ("pruning.export.pipeline", "export", "wanted", 25),
     "the report": ("analysis.report.page", "page", "m", 12),
 }
-LIMITS = {"lines": 35_000, "files": 220, "lines of tests": 28_000, "floors": 20, "settings": 180}
+# Lines are counted but not limited: a limit that is nearly reached makes code dense instead of short.
+LIMITS = {"files": 220, "floors": 20, "settings": 180}
 
 Class: TypeAlias = tuple[str, str]  # the module and the name of a class
 Place: TypeAlias = tuple[str, ast.FunctionDef]
@@ -324,7 +325,7 @@ def main() -> int:
     (count, files), (tested, _) = lines(*PROGRAMS), lines("tests")
     counts = {"lines": count, "files": files, "lines of tests": tested, "floors": floors()}
     counts["settings"] = len(settings())
-    rows = [(name, number, LIMITS[name]) for name, number in counts.items()]
+    rows = [(name, number, LIMITS.get(name, 0)) for name, number in counts.items()]
     for name, (module, function, parameter, most) in WAYS.items():
         found = way(module, function, parameter)
         rows.append((f"files that {name} passes through", len(found), most))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,13 @@ class Batch:
     indices: Tensor
     targets: Tensor
     rows: Tensor
+    _scored: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`indices` and `targets` on a device, where they are kept: each mask needs them."""
+        if device not in self._scored:
+            self._scored[device] = self.indices.to(device), self.targets.to(device)
+        return self._scored[device]
 
     def inputs(self, device: torch.device, dtype: torch.dtype, copies: int = 1) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward: the batch, repeated `copies` times along axis 0."""

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Values = dict[Mask, tuple[list[float], float]]  # each row's value, and the seconds that the mask took
-# read(batch, share=...) yields the number of each mask and its values at the batch's targets; `share` is the batch's
-# share of all samples.
-Read = Callable[..., Iterator[tuple[int, Array]]]
+# read(batch, share=...) returns the values (masks, n) at the batch's n targets; `share` is the batch's share of all
+# samples.
+Read = Callable[..., Array]
 StatesAt = Callable[[slice], Tensor]  # the states (n, D) of a mask at some of a batch's targets
 ALL = slice(None)
 # A request for only the dense model keeps its states while the kept ones have fewer bytes than this.
@@ -125,7 +125,7 @@ class Forward:
     # Keys: the number of rows, and whether the whole head is read.
     paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     memory_budget: MemoryBudget = field(init=False, repr=False)
-    # At a batch's targets, on the CPU: the dense model's states, and the logarithm of its sum of exp(logit).
+    # At a batch's targets: the dense model's states, on the CPU, and the logarithm of its sum of exp(logit).
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares: dict[str, Sequence[float]] = field(default_factory=dict)
@@ -224,8 +224,8 @@ class Forward:
         """The rows' log-likelihoods under the dense model, computed on these lines, of shape (rows,)."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.memory_budget.batch_tokens):
-            for _, values in self.read(batch, [Mask(self.n_blocks)], LIKELIHOOD):
-                np.add.at(sums, batch.rows.numpy(), values)
+            (values,) = self.read(batch, [Mask(self.n_blocks)], LIKELIHOOD)
+            np.add.at(sums, batch.rows.numpy(), values)
         return sums
 
     # One batch: walk the blocks, then read values from the states after the last unit.
@@ -238,10 +238,11 @@ class Forward:
         share: float = 0.0,
         wanted: Wanted | None = None,
         ends: Ends | None = None,
-    ) -> Iterator[tuple[int, Array]]:
-        """Yield the index of each mask, and the readout's values (n,) at the batch's targets.
+    ) -> Array:
+        """The readout's values (masks, n) at the batch's n targets, in float64.
 
-        The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
+        They are copied from a GPU once, so the program waits for it once for all masks. The head runs only at the
+        targets. `share` is the batch's share of all samples, used to count block forwards.
         If `ends` is given, the states come from it, and no block runs. If only the dense model is read, its states
         are kept, because bounds read it again.
         """
@@ -251,16 +252,15 @@ class Forward:
             known = {whole: self._dense_state(batch, share).to(self.model.device)}
         if known:
             kept = [known[mask].__getitem__ for mask in masks]
-            yield from enumerate(self._values(batch, kept, readout, dense))
-            return
+            return self._values(batch, kept, readout, dense).cpu().numpy()
         branches = self._walk(batch, masks, share, wanted)
-        numbers = [number for _, (number,) in branches]
+        branches.sort(key=lambda branch: branch[1])  # in the order of the masks
         states: list[StatesAt] = [partial(_at, batch, hidden) for hidden, _ in branches]
         if self.ends is not None and self.ends.masks is None:
             last = self.ends.states.setdefault(batch, {})
-            last.update((masks[number], state(ALL)) for number, state in zip(numbers, states, strict=True))
-            states = [last[masks[number]].__getitem__ for number in numbers]
-        yield from zip(numbers, self._values(batch, states, readout, dense), strict=True)
+            last.update((mask, state(ALL)) for mask, state in zip(masks, states, strict=True))
+            states = [last[mask].__getitem__ for mask in masks]
+        return self._values(batch, states, readout, dense).cpu().numpy()
 
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted | None = None
@@ -288,45 +288,45 @@ class Forward:
 
     def _values(
         self, batch: Batch, states: Sequence[StatesAt], readout: Readout, dense: Tensor | None
-    ) -> Iterator[Array]:
-        """The readout's values (n,) at a batch's n targets, for each mask whose states are given."""
-        whole, targets, part = self.memory_budget.projection(), batch.targets, readout.part
-        projection = whole
+    ) -> Tensor:
+        """The readout's values (masks, n) at a batch's n targets, for the masks whose states are given."""
+        whole, part = self.memory_budget.projection(), readout.part
+        projection, targets = whole, batch.scored(self.model.device)[1]
         if part is not None:
             projection, targets = part.of(whole), part.places(targets)
         if dense is None:
-            merged = self.memory_budget.merged(batch)
+            merged, found = self.memory_budget.merged(batch), []
             for start in range(0, len(states), merged):
                 group = [state(ALL) for state in states[start : start + merged]]
                 flat, wanted = concatenated(group), targets.repeat(len(group))
-                yield from read_out(readout, projection, flat, None, wanted).numpy().reshape(len(group), -1)
-            return
-        values = np.zeros((len(states), len(targets)))
+                found.append(read_out(readout, projection, flat, None, wanted).view(len(group), -1))
+            return torch.cat(found)
+        columns = []
         step = projection.compared_at_once(self.model.device.type)
         for start in range(0, len(targets), step):  # the dense model is projected once for all masks
             at = slice(start, start + step)
             known = list(distributions(projection, dense[at].to(states[0](at).device)))
-            inside: float | Array = 1.0
-            if part is not None:  # the dense model's probability of the part
+            values = torch.stack(
+                [read_out(readout, projection, state(at), known, targets[at]) for state in states]
+            )
+            if part is not None:  # times the dense model's probability of the part
                 if batch not in self._dense_totals:
                     on_device = dense.to(known[0].logits.device)
                     self._dense_totals[batch] = _log_totals(distributions(whole, on_device))
                 log_inside = _log_totals(known) - self._dense_totals[batch][at]
-                inside = np.asarray(log_inside.exp().clamp(max=1.0))
-            for number, state in enumerate(states):
-                found = read_out(readout, projection, state(at), known, targets[at]).numpy()
-                values[number, at] = inside * found
-        yield from values
+                values *= log_inside.exp().clamp(max=1.0)
+            columns.append(values)
+        return torch.cat(columns, dim=1)
 
 
 def _at(batch: Batch, hidden: Tensor, at: slice) -> Tensor:
     """The states (n, D) at some of a batch's targets, from states (B, T, D)."""
-    return hidden.flatten(0, 1)[batch.indices[at].to(hidden.device)]
+    return hidden.flatten(0, 1)[batch.scored(hidden.device)[0][at]]
 
 
 def _log_totals(found: Iterable[Distributions]) -> Tensor:
-    """The log-sum-exp of the logits at each position, in float64 on the CPU."""
-    return torch.cat([distribution.log_total.cpu() for distribution in found])
+    """The log-sum-exp of the logits at each position, in float64."""
+    return torch.cat([distribution.log_total for distribution in found])
 
 
 @dataclass(frozen=True)
@@ -435,8 +435,9 @@ class WalkRequest:
         mine = collectives.share_of(batches)
         with for_any_rows():
             for done, batch in enumerate(mine, start=1):
-                for number, values in read(batch, share=batch.ids.numel() / tokens):
-                    np.add.at(sums[number], batch.rows.numpy(), values)
+                values = read(batch, share=batch.ids.numel() / tokens)
+                for of_mask, terms in zip(sums, values, strict=True):
+                    np.add.at(of_mask, batch.rows.numpy(), terms)
                 if forward.watch is not None:
                     forward.watch(done, len(mine))
 

@@ -105,7 +105,7 @@ def read_out(
     dense: Sequence[Distributions] | None,
     targets: Tensor,
 ) -> Tensor:
-    """The values (n,) of a readout, in float64 on the CPU.
+    """The values (n,) of a readout, in float64, on the device of the head.
 
     `hidden` has the states of n positions, of shape (n, D), and `targets` the n next tokens. `dense` has the dense
     model's `distributions` at the same positions, or is None if the readout needs no dense model.
@@ -117,7 +117,7 @@ def read_out(
         reference = pruned if dense is None else dense[number]
         following = following.to(pruned.logits.device)  # the head may be on another GPU
         values.append(readout.value(pruned, reference, following))
-    return torch.cat(values).double().cpu()
+    return torch.cat(values).double()
 
 
 def distributions(projection: Projection, hidden: Tensor) -> Iterator[Distributions]:
