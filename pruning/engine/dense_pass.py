@@ -103,9 +103,9 @@ def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tu
     # The ratios are kept per row, so that sums do not depend on the number of ranks.
     ratios = np.zeros((len(rows), forward.n_units(unit)))
     for lines, hidden in states(forward, rows, unit):
-        for line in lines:
-            sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]
-            ratios[line.row] = np.divide(sizes[1:], sizes[:-1])
+        sizes = [state[line.index, : line.length].double().abs().mean() for line in lines for state in hidden]
+        of_lines = torch.stack(sizes).view(len(lines), -1).cpu().numpy()  # one copy for each batch
+        ratios[[line.row for line in lines]] = of_lines[:, 1:] / of_lines[:, :-1]
     return tuple(collectives.all_sum(ratios).mean(0).tolist())
 
 
@@ -117,11 +117,12 @@ def gate_gradients(forward: Forward, rows: Sequence[Row], unit: str = "block") -
     """
     gradients = np.zeros((len(rows), forward.n_units(unit)))
     for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens, unit=unit):
+        found = []  # on the device until the last step: one copy for each batch
         for step in steps:
             added = (step.after.double() - step.before.double()) * step.gradient.double()
-            sums = added.sum((1, 2)).cpu().numpy()
-            for line in lines:
-                gradients[line.row, step.index] = sums[line.index]
+            found.append(added.sum((1, 2)).to(forward.model.device))
+        sums = torch.stack(found[::-1], dim=1).cpu().numpy()  # from the first unit to the last
+        gradients[[line.row for line in lines]] = sums[[line.index for line in lines]]
     return collectives.all_sum(gradients)
 
 

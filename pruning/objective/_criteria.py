@@ -21,8 +21,9 @@ from pruning.core.mask import Mask
 from pruning.objective import Forward, Loss, Samples, Scored, Tensor
 
 Array: TypeAlias = np.ndarray[Any, Any]
-# Maps the states (T, D) of one row at two depths, the earlier depth first, to a distance.
-Distance: TypeAlias = Callable[[Tensor, Tensor], float]
+# Maps the states (T, D) of one row at two depths, the earlier depth first, to a distance: one number in float64, on
+# the device of the states.
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 BY = ("block", "run")
 
 
@@ -32,18 +33,24 @@ def between_states(forward: Forward, samples: Samples, distance: Distance, by: s
     @cache
     def distances(unit: str) -> Array:
         """Distances (samples, N + 1, N + 1) for depths i < j (only j = i + 1 if `by` is "block"); the rest is 0."""
+        import torch
+
         from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 
         depths = forward.n_units(unit) + 1
         found = np.zeros((len(samples.rows), depths, depths))
         reach = depths if by == "run" else 2
+        pairs = [(i, j) for i in range(depths) for j in range(i + 1, min(depths, i + reach))]
         for lines, hidden in states(forward, samples.rows, unit):
+            values = []
             for line in lines:
                 row_states = [state[line.index, : line.length] for state in hidden]
-                for i in range(depths):
-                    for j in range(i + 1, min(depths, i + reach)):
-                        found[line.row, i, j] = distance(row_states[i], row_states[j])
+                values += [distance(row_states[i], row_states[j]) for i, j in pairs]
+            of_rows = torch.stack(values).view(len(lines), -1).cpu().numpy()  # one copy for each batch
+            earlier, later = zip(*pairs, strict=True)
+            for line, of_row in zip(lines, of_rows, strict=True):
+                found[line.row, earlier, later] = of_row
         return by_sample(samples, collectives.all_sum(found))
 
     return between_depths(samples, lambda unit, i, j: distances(unit)[:, i, j], by)

@@ -33,8 +33,8 @@ class Angular:
         return between_states(forward, samples, _angle, self.by)
 
 
-def _angle(a: Tensor, b: Tensor) -> float:
+def _angle(a: Tensor, b: Tensor) -> Tensor:
     from torch.nn.functional import cosine_similarity
 
-    cosine = float(cosine_similarity(a[-1].double(), b[-1].double(), dim=0))
-    return math.acos(max(-1.0, min(1.0, cosine))) / math.pi
+    cosine = cosine_similarity(a[-1].double(), b[-1].double(), dim=0)
+    return cosine.clamp(-1.0, 1.0).acos() / math.pi

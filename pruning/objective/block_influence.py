@@ -27,9 +27,9 @@ class BlockInfluence:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks or runs, with one term per sample."""
 
-        def turn(a: Tensor, b: Tensor) -> float:
+        def turn(a: Tensor, b: Tensor) -> Tensor:
             from torch.nn.functional import cosine_similarity
 
-            return 1.0 - float(cosine_similarity(a.double(), b.double(), dim=-1).mean())
+            return 1.0 - cosine_similarity(a.double(), b.double(), dim=-1).mean()
 
         return between_states(forward, samples, turn, self.by)

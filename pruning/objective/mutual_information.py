@@ -75,9 +75,9 @@ class MutualInformation:
             directions = torch.from_numpy(self._directions(hidden[0].shape[-1])).to(hidden[0].device)
             for line in lines:
                 chosen = self._chosen(line.length)
-                for depth, state in enumerate(hidden):
-                    values = state[line.index, chosen].double() @ directions
-                    projected[line.row, depth, : len(chosen)] = values.cpu().numpy()
+                at = torch.from_numpy(chosen).to(directions.device)
+                values = torch.stack([state[line.index, at].double() @ directions for state in hidden])
+                projected[line.row, :, : len(chosen)] = values.cpu().numpy()
         projected = collectives.all_sum(projected)
         sizes = [min(self.tokens, len(row.input_ids)) for row in samples.rows]
         return [row[:, :size] for row, size in zip(projected, sizes, strict=True)]

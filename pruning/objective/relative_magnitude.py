@@ -31,9 +31,9 @@ class RelativeMagnitude:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks or runs, with one term per sample."""
 
-        def added(a: Tensor, b: Tensor) -> float:
+        def added(a: Tensor, b: Tensor) -> Tensor:
             before, after = a.double(), b.double()
-            sizes = (after - before).norm(self.norm, dim=-1) / after.norm(self.norm, dim=-1)
-            return float(sizes.mean())
+            sizes: Tensor = (after - before).norm(self.norm, dim=-1) / after.norm(self.norm, dim=-1)
+            return sizes.mean()
 
         return between_states(forward, samples, added, self.by)

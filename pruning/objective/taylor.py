@@ -47,9 +47,11 @@ def _saliences(forward: Forward, samples: Samples, unit: str) -> Array:
     scores = np.zeros((len(rows), forward.n_units(unit)))
     for (line,), steps in backward(forward, rows, batch_tokens=1, weights=True, unit=unit):
         tokens = rows[line.row].span[1] - rows[line.row].span[0]
+        found = torch.zeros(scores.shape[1], dtype=torch.float64, device=forward.model.device)
         for step in steps:
             for weight, gradient in step.weights:
                 wide = torch.promote_types(weight.dtype, torch.float32)
                 total = (weight.detach().to(wide) * gradient).abs().sum(dtype=torch.float64)
-                scores[line.row, step.index] += float(total) / tokens
+                found[step.index] += total.to(found.device) / tokens
+        scores[line.row] = found.cpu().numpy()  # one copy for each sample
     return collectives.all_sum(scores)

@@ -54,7 +54,7 @@ class Curves:
     def __init__(self, **errors: BaseException) -> None:
         self.errors, self.tried = errors, list[float]()
 
-    def __call__(self, trial: Any, place: Path | None) -> list[Point]:
+    def __call__(self, trial: Any, _: Path | None) -> list[Point]:
         if (error := self.errors.get(f"{trial.lr:g}") or self.errors.get("all")) is not None:
             raise error
         self.tried.append(trial.lr)
