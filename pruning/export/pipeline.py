@@ -14,6 +14,7 @@ from pruning.core.units import bytes_text
 from pruning.export import model_card, output_dir, request
 from pruning.export.model_card import Facts
 from pruning.export.request import FACTORS, Request, is_gguf
+from pruning.models.handle import release
 from pruning.models.kept_models import PACKAGED
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     wanted = dataclasses.replace(request.of_cell(folder, output_dir.directory(out)), force=True)
     if healed:
         wanted = request.of_healed(wanted)
+    release()  # the cell's model: the export loads its own
     return model_card.summary(written(wanted), wanted.out)
 
 

@@ -146,7 +146,9 @@ def changed(wanted: Request, cut: Cut) -> tuple[Cut, verify.Expected | None]:
     if not (wanted.verify or needed or cut.tensors is None):
         return cut, None
     log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
-    model = verify.load_rounded(wanted.model, cut.plan.precision)
+    model = verify.load_rounded(
+        wanted.model, cut.plan.precision, stream=not needed and cut.tensors is not None
+    )
     tensors = cut.tensors or own_tensors(model)
     folded = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
     folded = {name: values for name, values in folded.items() if name not in healed}

@@ -1,14 +1,15 @@
 """Prove that a written model has the masked model's logits, and generates the same tokens with and without a cache.
 
 The masked model runs first and is freed; then the written model is loaded as a user would load it. Both compute in
-float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
+float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit. On a CPU,
+the blocks of the written model stay in its files, and one at a time is in memory. So do those of the masked model, if
+it is a checkpoint whose weights the export does not change.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pruning.models.architecture import attention_kernel
 from pruning.models.blocks import input_device
 from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
+from pruning.models.output_maps import Precision
+from pruning.models.streaming import read_whole_blocks, streamed_options
 from pruning.models.sublayers import masked
 
 UNPROVEN = "not compared with the masked model (verify=false)"
@@ -43,21 +46,29 @@ def comparison_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def load_rounded(settings: Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
+def load_rounded(settings: Model, precision: Precision, stream: bool = False) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
-    `precision(name, stored)` is the dtype in which a tensor of this name and stored dtype is written. Raises
-    InputError if the weights do not fit into memory.
+    `precision(name, stored)` is the dtype in which a tensor of this name and stored dtype is written. With `stream`,
+    the blocks of a model on the CPU stay in its safetensors files if they can. Raises InputError if the weights
+    do not fit into memory.
     """
-    module = replace(settings, dtype=comparison_dtype(settings.dtype)).load_anew().module
+    module = replace(settings, dtype=comparison_dtype(settings.dtype)).load_anew(stream).module
+
+    def rounded(name: str, values: Tensor) -> Tensor:
+        return values.to(precision(name, values.dtype)).to(values.dtype)
+
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if tensor.device.type == "meta":
+            if tensor.device.type != "meta":
+                tensor.copy_(rounded(name, tensor))
+            elif not stream:
                 raise InputError(
                     "the model does not fit into memory: to cut whole blocks, give verify=false; to remove parts of "
                     "blocks, or to write a healed or repaired model, use a machine with more memory."
                 )
-            tensor.copy_(tensor.to(precision(name, tensor.dtype)))
+    if stream:
+        read_whole_blocks(module, rounded)
     return module
 
 
@@ -81,6 +92,7 @@ def compare_export(
 
     if config is None:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    streamed = None if "gguf_file" in options else streamed_options(config, settings.device_map)
     # The progress bar of GGUF files ignores transformers' settings.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -91,11 +103,21 @@ def compare_export(
             output_loading_info=True,
             trust_remote_code=False,
             **options,
-            **settings.device_options,  # the same device as the whole model, for equal bits
+            **(streamed or settings.device_options),  # the same device as the whole model, for equal bits
         )
-    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    wrong = [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
-    logits = _logits(model.eval(), wanted.ids)
+    if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise MismatchError(
+            f"the exported model lacks {len(lacking)} weights of the masked model, for example {lacking[0]}."
+        )
+    if streamed:
+        read_whole_blocks(model)
+    return _compared(model.eval(), wanted)
+
+
+def _compared(model: Any, wanted: Expected) -> str:
+    """How a loaded export was compared with `wanted`, in words. Raises MismatchError if it differs."""
+    wrong = []
+    logits = _logits(model, wanted.ids)
     if logits.shape != wanted.logits.shape:
         raise MismatchError(f"the export has logits {tuple(logits.shape)}, not {tuple(wanted.logits.shape)}.")
     gap = (logits - wanted.logits).abs()

@@ -6,12 +6,14 @@ configuration, the tokenizer. Cells of one command that use the same model share
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -329,8 +331,8 @@ class Model:
             _loaded.append((key, self.load_anew()))
         return _loaded[0][1]
 
-    def load_anew(self) -> LanguageModel:
-        """A newly loaded model, which `Model` does not keep.
+    def load_anew(self, stream: bool = False) -> LanguageModel:
+        """A newly loaded model, which `Model` does not keep. With `stream`, its blocks stay in its files if they can.
 
         Raises UnreachableError or InputError with a short message, and the errors of `find_blocks`.
         """
@@ -339,9 +341,11 @@ class Model:
 
         from pruning.models.blocks import find_blocks
         from pruning.models.products import use_faster_products
+        from pruning.models.streaming import read_whole_blocks, streamed_options
 
         place, located = self.place
-        options = located | self.device_options | {"output_loading_info": True}
+        streamed = streamed_options(self.config, self.device_map) if stream else None
+        options = located | (streamed or self.device_options) | {"output_loading_info": True}
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
             options |= {"use_safetensors": True, "config": self.config}
@@ -356,6 +360,8 @@ class Model:
             raise InputError(
                 f"{what} lacks {len(lacking)} weights, for example {lacking[0]}: use a complete checkpoint."
             )
+        if streamed:
+            read_whole_blocks(module)
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
             _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module.config)
@@ -365,6 +371,14 @@ class Model:
             log.info("products run in float32, which this processor multiplies faster than %s", self.dtype)
             loaded = replace(loaded, info=replace(loaded.info, products="float32"))
         return loaded
+
+
+def release() -> None:
+    """Free the model that `Model.load` keeps, unless it is in use, and give free memory back to the system."""
+    _loaded.clear()
+    gc.collect()
+    with suppress(AttributeError, OSError):  # only glibc keeps freed memory and has this function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed before another one is loaded

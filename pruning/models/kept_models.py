@@ -167,14 +167,17 @@ def savable(module: Any) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within this context, transformers shows neither progress bars nor warnings."""
+    """Within this context, transformers shows neither progress bars nor warnings, nor accelerate weights on disk."""
     from transformers.utils import logging as hf_logging
 
-    level = hf_logging.get_verbosity()
+    level, placed = hf_logging.get_verbosity(), logging.getLogger("accelerate.big_modeling")
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    before = placed.level
+    placed.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        placed.setLevel(before)
         hf_logging.set_verbosity(level)
         hf_logging.enable_progress_bar()

@@ -28,7 +28,7 @@ from pruning.core.records import CLASS, OPTION, same_settings
 from pruning.core.units import bytes_text, duration_text
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, float32_bytes, unit_times
-from pruning.engine.devices import devices, free_memory, synchronize
+from pruning.engine.devices import devices, free_memory, peak_memory, synchronize
 from pruning.evaluation.heldout import Heldout
 from pruning.healing import heal_settings
 from pruning.healing.losses import summed_loss
@@ -153,15 +153,20 @@ class Machine:
         if done is None and cell.near_ties.most and module.dtype in HALVES:
             single = float32_bytes(module)
         # Besides the loaded model, memory is needed for the largest of three steps: the search (hidden
-        # states, and weights in float32 for near ties), the training, and the export.
+        # states, and weights in float32 for near ties), the training, and the export. The export frees the loaded
+        # model. It loads the dense model in float32, then writes or reads as many bytes as were freed; the proof
+        # reads one block at a time.
         width = int(module.config.get_text_config(decoder=True).hidden_size)
         states = single + self.model.info.n_blocks * tokens * width * int(module.dtype.itemsize)
         weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
-        extra = max(extra, states, 2 * weights)
+        whole = sum(weight.numel() * max(4, weight.itemsize) for weight in module.parameters())
+        # transformers has the tensors of a GGUF file in memory beside the model.
+        extra = max(extra, states, whole * (1 + cell.model.is_gguf))
         left_over = {name: seconds for name, seconds in parts.items() if seconds > 0}
         # The healed weights and the export have at most the size of the dense model each.
         disk = checkpoints + weights * (1 + ("healing" in parts))
-        return Forecast(left_over, self.used + extra, self.used + self.free, disk, trunk)
+        memory = max(self.used + extra, peak_memory(module))
+        return Forecast(left_over, memory, self.used + self.free, disk, trunk)
 
 
 # Decide from the free memory how a cell is trained, and from the minutes how many samples and tokens it uses.

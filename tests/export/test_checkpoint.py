@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pruning.core.mask import Mask
 from pruning.export import checkpoint, verify
 from pruning.export.checkpoint import TensorPlan, block_prefix, stored_tensors, write_shards
 from pruning.export.pipeline import export
+from pruning.models import streaming
 from pruning.models.handle import Model
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.exports import EQUAL, saved, wanted
@@ -129,7 +131,16 @@ def exported(tmp_path: Path) -> Exported:
     return request.model, request.out, verify.expected(model, MASK)
 
 
-def test_an_export_passes(exported: Exported) -> None:
+@pytest.fixture(params=[True, False], ids=["streamed", "whole"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the blocks of compared models stay in their files."""
+    if not request.param:
+        monkeypatch.setattr(verify, "streamed_options", lambda *_: None)
+        monkeypatch.setattr(streaming, "streamed_options", lambda *_: None)
+    return bool(request.param)
+
+
+def test_an_export_passes(exported: Exported, way: bool) -> None:
     settings, folder, goal = exported
     proof = verify.compare_export(folder, goal, settings)
     assert all(part in proof for part in ("logits", " 64 tokens", EQUAL, f" {verify.NEW_TOKENS} tokens"))
@@ -139,20 +150,29 @@ def test_an_export_passes(exported: Exported) -> None:
     assert record["mask"] == MASK.to_json()
 
 
-def one_bit(tensors: dict[str, torch.Tensor]) -> None:
-    weight = tensors["model.layers.3.mlp.down_proj.weight"]
-    weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(10.0))
+def other_value(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    """A change of one value of a tensor; in the embedding, of the last compared token's."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        row = int(verify._ids(build("qwen3"))[0, -1]) if "embed" in name else 0
+        tensors[name][row, 0] += 0.1
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (one_bit, r"logits .* \d(\.\d+)?e-\d+ .*\(100%"),
+        (other_value("model.layers.3.mlp.down_proj.weight"), r"its logits differ .* by \d.*\d+%"),
+        (other_value("model.embed_tokens.weight"), r"its logits differ .* by \d.*\d+%"),
+        (other_value("lm_head.weight"), r"its logits differ .* by \d.*\d+%"),
         (lambda tensors: tensors.pop("model.layers.2.mlp.up_proj.weight"), r"model.layers.2.mlp.up_proj"),
+        (lambda tensors: tensors.pop("model.norm.weight"), r"model.norm.weight"),
     ],
+    ids=["block", "embedding", "head", "no block weight", "no norm"],
 )
 def test_changed_and_missing_weights_are_found(
-    exported: Exported, change: Callable[[Any], Any], message: str
+    exported: Exported, way: bool, change: Callable[[Any], Any], message: str
 ) -> None:
     settings, folder, goal = exported
     tensors = load_file(folder / "model.safetensors")
@@ -160,6 +180,50 @@ def test_changed_and_missing_weights_are_found(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MismatchError, match=message):
         verify.compare_export(folder, goal, settings)
+
+
+def in_memory(model: Any) -> list[int]:
+    """The numbers of the blocks with a weight in memory."""
+    return [
+        number
+        for number, block in enumerate(model.model.layers)
+        if any(weight.device.type != "meta" for weight in block.parameters())
+    ]
+
+
+def test_a_proof_holds_one_block_at_a_time(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, folder, goal = exported
+    held, compared = set[tuple[int, ...]](), verify._compared
+
+    def watched(model: Any, wanted: verify.Expected) -> str:
+        for block in model.model.layers:
+            block.mlp.register_forward_hook(lambda *_: held.add(tuple(in_memory(model))))
+        assert in_memory(model) == []
+        return compared(model, wanted)
+
+    monkeypatch.setattr(verify, "_compared", watched)
+    verify.compare_export(folder, goal, settings)
+    assert held == {(number,) for number in range(N_BLOCKS - len(MASK.dropped))}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_masked_model_is_streamed_with_rounded_weights(tmp_path: Path, dtype: str) -> None:
+    settings = wanted(saved("qwen3", tmp_path)[1], MASK, dtype=dtype).model
+    rounding = lambda *_: getattr(torch, dtype)  # noqa: E731
+    streamed, whole = (verify.load_rounded(settings, rounding, stream) for stream in (True, False))
+    assert in_memory(streamed) == []
+    assert len(in_memory(whole)) == N_BLOCKS
+    goals = [verify.expected(model, MASK) for model in (streamed, whole)]
+    assert torch.equal(goals[0].logits, goals[1].logits)
+    assert in_memory(streamed) == []
+
+
+def test_a_proof_needs_no_free_memory_for_a_whole_model(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder, goal = exported
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1000))
+    assert EQUAL in verify.compare_export(folder, goal, settings)
 
 
 def test_a_cache_that_changes_the_answer_is_found(
