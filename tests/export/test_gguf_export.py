@@ -175,3 +175,54 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> Non
     assert given.out.read_bytes() == first
     export_gguf(dataclasses.replace(other, force=True))
     assert given.out.read_bytes() != first
+
+
+# An output layer beside the embedding: the copy of a tied model is tied again, and a different one is kept.
+
+TYPES = [("Q4_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_0", "Q4_0"), ("F16", "BF16"), ("F32", "F32")]
+
+
+@pytest.mark.parametrize(("embedded", "head"), TYPES)
+def test_a_copied_head_is_tied(tmp_path: Path, embedded: str, head: str) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", "qwen2", embedded, head=(head, 0.0))
+    request = wanted(path, (1, 4), out=tmp_path / "out")
+    model = request.model.load_anew().module
+    assert model.config.tie_word_embeddings
+    weight = model.get_input_embeddings().weight
+    assert weight is model.get_output_embeddings().weight
+    precise = "output.weight" if head == "Q8_0" else "token_embd.weight"
+    if {embedded, head} == {"Q4_0", "Q8_0"}:
+        (values,) = cutting.vectors(open_gguf(path).tensors[precise])
+        assert torch.equal(weight.detach(), torch.from_numpy(values))
+    if embedded != head:  # transformers ties equal tensors itself
+        assert load(path).num_parameters() == model.num_parameters() + weight.numel()
+    found = pipeline.export(request)
+    assert EQUAL in found.proof
+    assert "so the two are tied" in (tmp_path / "out" / "README.md").read_text()
+    smaller = exports.load(tmp_path / "out")
+    assert smaller.config.tie_word_embeddings
+    assert torch.equal(smaller.get_output_embeddings().weight, weight)
+    assert EQUAL in export_gguf(wanted(path, (1, 4), out=tmp_path / "out.gguf")).proof
+
+
+@pytest.mark.parametrize(("head", "far"), [("Q8_0", 1.0), ("Q8_0", 0.5), ("F32", 0.05), ("Q4_0", 1.0)])
+def test_another_head_is_not_tied(tmp_path: Path, head: str, far: float) -> None:
+    embedded = "F32" if head == "F32" else "Q4_0"
+    path = gguf_models.write(tmp_path / "tiny.gguf", "qwen2", embedded, head=(head, far))
+    request = wanted(path, (1, 4), out=tmp_path / "out")
+    model = request.model.load_anew().module
+    assert not model.config.tie_word_embeddings
+    assert not torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    assert EQUAL in pipeline.export(request).proof
+    assert "are tied" not in (tmp_path / "out" / "README.md").read_text()
+    assert EQUAL in export_gguf(wanted(path, (1, 4), out=tmp_path / "out.gguf")).proof
+
+
+def test_one_other_vector_is_enough_for_another_head(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", "qwen2", "F32", head=("F32", 0.0))
+    file = open_gguf(path)
+    assert cutting.copied_head(file) is not None
+    values = file.tensors["output.weight"].data.copy()
+    values[-4 * gguf_models.WIDTH :] = 0
+    other = dataclasses.replace(file.tensors["output.weight"], data=values)
+    assert cutting.copied_head(dataclasses.replace(file, tensors={**file.tensors, other.name: other})) is None

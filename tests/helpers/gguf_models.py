@@ -77,8 +77,12 @@ def write(
     extra: Callable[[Any], None] | None = None,
     n_blocks: int = N_BLOCKS,
     seed: int = 0,
+    head: tuple[str, float] | None = None,
 ) -> Path:
-    """Write a model to the file `path`. `type_` is the type of its matrices; `extra` may add keys to the writer."""
+    """Write a model to the file `path`. `type_` is the type of its matrices; `extra` may add keys to the writer.
+
+    `head` is the type of an output layer, and how far it is from the embedding: 0 makes it a copy.
+    """
     weights, norms, biases, own = KINDS[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, kind)
@@ -87,7 +91,11 @@ def write(
         if more is not None:
             more(writer)
     rng = np.random.default_rng(seed)
-    _matrix(writer, "token_embd", rng.normal(0, 0.5, (VOCABULARY, WIDTH)), type_)
+    embedding = rng.normal(0, 0.5, (VOCABULARY, WIDTH))
+    _matrix(writer, "token_embd", embedding, type_)
+    if head is not None:
+        other = np.random.default_rng(seed + 1).normal(0, 0.5, embedding.shape)
+        _matrix(writer, "output", embedding + head[1] * other, head[0])
     for block in range(n_blocks):
         for name, shape in weights.items():
             kept = "inp" in name  # a router stays in float32
