@@ -9,6 +9,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pruning.core.errors import (
 from pruning.core.storage import file_sha256, staged, sweep
 
 log = logging.getLogger(__name__)
+
+fetched = 0.0  # the seconds that this process has spent on fetching and converting files of the cache
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
     `make` gets a temporary folder for its files. Raises InputError if something must be created and the cache cannot
     be written.
     """
+    global fetched
     if is_whole():
         sweep(target.parent)
         return target
+    started, before = time.monotonic(), fetched
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -78,6 +83,7 @@ def made_once(target: Path, is_whole: Callable[[], bool], make: Callable[[Path],
             f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
             "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
         ) from error
+    fetched = before + time.monotonic() - started  # `make` may have called this function
     return target
 
 

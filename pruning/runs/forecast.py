@@ -56,7 +56,8 @@ SAVED = 16  # bytes of a checkpoint per trained parameter: all of these without 
 class Forecast:
     """Seconds for each part of the work; bytes of needed memory, of available memory, and of needed disk space.
 
-    `trunk` is the size in bytes of files that are kept only so that a longer training run can continue.
+    `trunk` is the size in bytes of files that are kept only so that a longer training run can continue. `measured` is
+    the number of models that are evaluated.
     """
 
     parts: Mapping[str, float]
@@ -64,6 +65,7 @@ class Forecast:
     available: int
     disk: int = 0
     trunk: int = 0
+    measured: int = 0
 
 
 class Machine:
@@ -76,6 +78,7 @@ class Machine:
 
     def __init__(self, prepared: Prepared) -> None:
         cell, started = prepared.cell, time.perf_counter()
+        self.spent = 0.0  # seconds that the command has already taken
         self.model = model_of(cell)
         self.loading = time.perf_counter() - started
         forward, self.space = forward_of(self.model), cell_space(cell, self.model)
@@ -124,7 +127,7 @@ class Machine:
         cell, space = prepared.cell, self.space
         done = cell.done()
         tokens, repairs = _tokens(prepared.samples.rows), isinstance(cell.compensation, Linear)
-        parts: dict[str, float] = {}
+        parts = {"start": self.spent}
         if done is None:
             each = self.loss - self.blocks + SHARED * self.blocks
             raced = 1.0 if cell.racing.delta is None else RACED
@@ -166,7 +169,7 @@ class Machine:
         # The healed weights and the export have at most the size of the dense model each.
         disk = checkpoints + weights * (1 + ("healing" in parts))
         memory = max(self.used + extra, peak_memory(module))
-        return Forecast(left_over, memory, self.used + self.free, disk, trunk)
+        return Forecast(left_over, memory, self.used + self.free, disk, trunk, measured)
 
 
 # Decide from the free memory how a cell is trained, and from the minutes how many samples and tokens it uses.
@@ -255,6 +258,28 @@ def decided(
             said.append(f"training on {most:,} tokens instead of {heal.tokens:,}")
             cell = with_settings(cell, "heal", replace(heal, tokens=most))
     return cell, training, said
+
+
+def shortened(
+    cell: Cell, training: TrainingRates, judging: float, left: float, slower: float
+) -> tuple[Cell, TrainingRates | None, str | None]:
+    """The cell with a training that takes at most `left` seconds, its costs, and the change in words.
+
+    Held-out losses take `judging` seconds per token. All costs are multiplied by `slower`. A training that fits is
+    not changed; one that is too short for the trials of the learning rate is left out.
+    """
+    heal: heal_settings.Training = cell.heal
+    step, half = heal.windows * heal.length, heal.tokens // 2
+    healing, halved = (
+        slower * _healing(one, training, judging) for one in (heal, replace(heal, tokens=half))
+    )
+    each = (healing - halved) / (heal.tokens - half)
+    if (most := int(heal.tokens - (healing - left) / each) // step * step) >= heal.tokens:
+        return cell, training, None
+    if most < heal_settings.TRIAL_STEPS * step:
+        return with_settings(cell, "heal", heal_settings.NoHealing(), "none"), None, "no training"
+    cell = with_settings(cell, "heal", replace(heal, tokens=most))
+    return cell, training, f"training on {most:,} tokens instead of {heal.tokens:,}"
 
 
 def _fitting(cell: Cell, machine: Machine, said: list[str]) -> tuple[Cell, TrainingRates]:

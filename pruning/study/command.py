@@ -37,7 +37,7 @@ from pruning.models.handle import shared
 from pruning.routing.task_study import TaskStudy
 from pruning.runs.cell import Cell, Prepared
 from pruning.study import task_cells, text_tables
-from pruning.study.guide import check_guided, planned, say_result, say_where, timed
+from pruning.study.guide import Watch, check_guided, planned, say_result, say_took, say_where, timed
 from pruning.study.task_cells import Composed
 from pruning.study.text_tables import say
 
@@ -55,6 +55,7 @@ def execute(configs: Sequence[Composed]) -> None:
 
 def run_study(configs: Sequence[Composed]) -> int:
     """Run the cells of composed configurations, and return the exit status. Before that, raise all input errors."""
+    watch = Watch()
     if (study := task_cells.task_settings(configs)) is not None:
         configs = task_cells.expanded(configs, study)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
@@ -68,11 +69,18 @@ def run_study(configs: Sequence[Composed]) -> int:
     _check(cells, launcher)
     if study is not None:
         task_cells.check(cells, launcher, study)
-    outcome = Outcome()
+    outcome, plan = Outcome(), None
     try:
         if guided:
-            cells = [planned(cells[0], minutes)]
-        run_cells(cells, launcher, outcome)
+            plan = planned(cells[0], minutes, watch)
+            if minutes is not None and (first := plan.untrained()) is not None:
+                run_cells([first], launcher, outcome)
+                if first.key in outcome.done:
+                    plan = dataclasses.replace(plan, cell=plan.replanned(minutes, watch.seconds()))
+                    del outcome.done[first.key]
+            cells = [plan.cell]
+        if not outcome.failed:
+            run_cells(cells, launcher, outcome)
         if guided and (done := outcome.done.get(cells[0].key)) is not None:
             outcome.done[cells[0].key] = timed(cells[0], done)
     except KeyboardInterrupt:
@@ -83,6 +91,8 @@ def run_study(configs: Sequence[Composed]) -> int:
         say_result(outcome.done[cells[0].key], cells[0].command.results)
         _export(cells[0], outcome)
         say_where(cells[0])
+        assert plan is not None
+        say_took(plan, watch)
     else:
         sum_up(cells, outcome)
         _export(cells[0], outcome)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.calibration.samples import Samples
 from pruning.config.app import build_option
 from pruning.config.compose import recorded_cell
+from pruning.core import wheels
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.records import SMALLER, DoneResult, kind_of, metrics_among
 from pruning.core.storage import check_writable, digest, read_json, write_json
@@ -25,6 +28,7 @@ from pruning.study.text_tables import about_healing, fitted, say, title
 
 if TYPE_CHECKING:
     from pruning.evaluation.speed import Speed
+    from pruning.runs.forecast import Forecast, TrainingRates
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +52,82 @@ def check_guided(cells: Sequence[Cell], launcher: Any, minutes: float | None) ->
     return cell if cell.command.export is not None else cell.under(export=cell.folder / SMALLER)
 
 
+@dataclass
+class Watch:
+    """Measures the seconds since a command started, without downloads; `now` is the clock that it reads."""
+
+    now: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._started = self.now() - fetched_seconds()
+
+    def seconds(self) -> float:
+        """The seconds since the command started."""
+        return self.now() - self._started - fetched_seconds()
+
+
+def fetched_seconds() -> float:
+    """The seconds that this process has spent on downloads."""
+    return wheels.fetched
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cell with its decided settings, and the file in which they are kept.
+
+    `forecast` is None if nothing is left to do. `training` has the costs of the training, and `judging` is the time
+    per token of a held-out loss; `measured` is how many models are evaluated. `searches` is whether the search is
+    still to be run.
+    """
+
+    cell: Cell
+    path: Path
+    forecast: Forecast | None = None
+    training: TrainingRates | None = None
+    judging: float = 0.0
+    measured: int = 0
+    searches: bool = False
+
+    def untrained(self) -> Cell | None:
+        """The cell without its training, which is run first if the training is to fit the minutes that are left."""
+        from pruning.healing.heal_settings import NoHealing
+        from pruning.runs.forecast import with_settings
+
+        if self.training is None or not self.searches:
+            return None
+        return with_settings(self.cell, "heal", NoHealing(), "none")
+
+    def replanned(self, minutes: float, spent: float) -> Cell:
+        """The cell with a training that fits the minutes after `spent` seconds; the search is done.
+
+        What is left is expected to be as much slower than its forecast as what is done was.
+        """
+        from pruning.runs.forecast import shortened
+
+        assert self.forecast is not None
+        assert self.training is not None
+        parts = self.forecast.parts
+        each = parts.get("evaluation", 0.0) / self.measured
+        later = each + parts.get("speed", 0.0) + parts.get("export", 0.0)
+        past = sum(parts.values()) - parts.get("healing", 0.0) - later
+        slower = max(1.0, spent / past)
+        cell, _, change = shortened(
+            self.cell, self.training, self.judging, 60 * minutes - spent - slower * later, slower
+        )
+        if change is not None:
+            say(
+                f"decided  {change}, because the search took {duration_text(spent)} and not {duration_text(past)}"
+            )
+            _keep(self.path, cell)
+        return cell
+
+
 PLANS = "plans"  # the folder of decided settings, with which a repeated command continues
 DECIDED = ("heal", "calibration", "eval", "algo")  # the groups whose settings can be decided
 
 
-def planned(cell: Cell, minutes: float | None) -> Cell:
-    """The cell with its decided settings, which are read from an earlier plan if there is one. Prints a forecast."""
+def planned(cell: Cell, minutes: float | None, watch: Watch) -> Plan:
+    """The plan of a cell; its settings are read from an earlier plan if there is one. Prints a forecast."""
     from pruning.evaluation.speed import machine
     from pruning.runs import forecast
     from pruning.runs.prepare import prepare
@@ -64,7 +138,7 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
         kept = {group: settings for group, settings in cell.config.items() if group not in DECIDED}
         cell = _at_home(dataclasses.replace(recorded_cell(kept | read_json(path)), model=cell.model), asked)
     if (done := finished(cell)) is not None and "speed" in done["evaluation"]:
-        return cell
+        return Plan(cell, path)
     cell.model.check()  # an error about the model is not one about texts
     try:
         prepared = prepare(cell)
@@ -73,12 +147,13 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     log.info("measuring this machine")
     measured, said = forecast.Machine(prepared), list[str]()
     speed = usual_speed(cell.model.context_length)
+    measured.spent = watch.seconds()
     if path.exists():
         training = measured.training(cell.heal) if cell.heal.trains else None
     else:
         cell, training, said = forecast.decided(prepared, measured, speed, minutes)
         cell = _at_home(cell, asked)
-        write_json(path, {group: cell.config[group] for group in DECIDED if group in cell.config})
+        _keep(path, cell)
         prepared = prepare(cell) if said else prepared
     found = measured.forecast(prepared, training, speed)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
@@ -95,7 +170,39 @@ def planned(cell: Cell, minutes: float | None) -> Cell:
     )
     if found.memory > found.available:
         log.warning("memory may not suffice: lower calibration.samples or, if it trains, heal.micro_tokens")
-    return cell
+    searches = cell.done() is None
+    return Plan(cell, path, found, training, measured.kept * measured.dense, found.measured, searches)
+
+
+def _keep(path: Path, cell: Cell) -> None:
+    """Write the settings that a repeated command continues with."""
+    write_json(path, {group: cell.config[group] for group in DECIDED if group in cell.config})
+
+
+def say_took(plan: Plan, watch: Watch) -> None:
+    """Print and record the forecast of this command beside the time and the memory that it took."""
+    from torch import nn
+
+    from pruning.engine.devices import peak_memory
+
+    if plan.forecast is None:
+        return
+    expected, took, memory = sum(plan.forecast.parts.values()), watch.seconds(), peak_memory(nn.Module())
+    write_json(
+        plan.path.with_suffix(".took.json"),
+        {
+            "forecast": {
+                "seconds": expected,
+                "memory": plan.forecast.memory,
+                "parts": {**plan.forecast.parts},
+            },
+            "took": {"seconds": took, "memory": memory},
+        },
+    )
+    say(
+        f"took    {took / 60:.1f} min (forecast {expected / 60:.1f} min), memory {bytes_text(memory)} "
+        f"(forecast {bytes_text(plan.forecast.memory)})"
+    )
 
 
 def _at_home(cell: Cell, asked: Cell) -> Cell:

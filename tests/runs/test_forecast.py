@@ -39,9 +39,9 @@ def test_the_training_counts_unless_it_is_the_one_that_is_done(
     heal = (*SEARCH, "heal=full", *SHORT)
     assert launch(*heal).status == 0
     done = launch(*heal, "guide=true")
-    assert parts(done) == {"speed", "export"}
+    assert parts(done) == {"start", "speed", "export"}
     longer = launch(*heal, "heal.tokens=4096", "guide=true")
-    assert parts(longer) == {"healing", "evaluation", "export"}
+    assert parts(longer) == {"start", "healing", "evaluation", "export"}
     kept = re.search(r"disk  +.+, ([\d.]+) MB ", longer.out)
     assert kept, longer.out
     # Each of the two budgets has left its state; torch's file has some KB beside the tensors.
@@ -155,3 +155,55 @@ def test_too_few_minutes_are_refused_with_the_least_number(tmp_path: Path) -> No
     )
     assert "minutes=3" in said[-1], "15 s of evaluation, 80 s of search, 30 + 16 s of training"
     assert decide(tmp_path, 5000, 3.0)[1] is not None
+
+
+# -- the training after the search -------------------------------------------------------------------------------
+
+
+def plan_of(tmp_path: Path, took: Path) -> guide.Plan:
+    """A plan for 1,200 s: 60 of them start, 240 search, 200 evaluate five models, 60 export and 655 train."""
+    app.register()
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        words = ("heal.tokens=65536", "heal.lr=0.001")
+        asked = cell("experiment=compress", f"paths.results={tmp_path}", *words)
+    parts = {"start": 60.0, "search": 240.0, "evaluation": 200.0, "export": 60.0, "healing": 655.36}
+    return guide.Plan(
+        asked, took, Forecast(parts, 0, 0, measured=5), TrainingRates(0.01, 0.0, 0), 0.0, 5, True
+    )
+
+
+# The first 460 s are past, 100 s are needed later; the training takes 0.01 s for each token.
+@pytest.mark.parametrize(
+    ("minutes", "spent", "tokens"),
+    [
+        (21, 460.0, 65_536),  # as forecast: 700 s are left
+        (20, 300.0, 65_536),  # faster, but no more tokens than were decided
+        (20, 690.0, (1200 - 690 - 150) / 1.5 / 0.01),  # slower, and so is the rest
+        (20, 575.0, (1200 - 575 - 125) / 1.25 / 0.01),
+        (20, 1100.0, None),
+    ],
+)
+def test_the_training_gets_the_time_that_the_search_left(
+    tmp_path: Path, minutes: float, spent: float, tokens: float | None
+) -> None:
+    plan = plan_of(tmp_path, tmp_path / "plan.json")
+    found = plan.replanned(minutes, spent)
+    if tokens is None:
+        assert isinstance(found.heal, NoHealing)
+    else:
+        step = found.heal.windows * found.heal.length
+        assert found.heal.tokens == min(65_536, int(tokens) // step * step)
+    assert plan.path.exists() == (found.config.get("heal") != plan.cell.config["heal"])
+    untrained = plan.untrained()
+    assert untrained is not None
+    assert isinstance(untrained.heal, NoHealing)
+    assert untrained.key == found.key == plan.cell.key
+
+
+def test_downloads_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 160.0, 190.0])
+    monkeypatch.setattr("pruning.core.wheels.fetched", 5.0)
+    watch = guide.Watch(lambda: next(times))
+    assert watch.seconds() == 60.0
+    monkeypatch.setattr("pruning.core.wheels.fetched", 25.0)
+    assert watch.seconds() == 70.0

@@ -95,6 +95,10 @@ def test_the_table_has_every_model_with_what_was_measured(compressed: Command, t
     assert "guide" not in result["config"], "the table does not make another cell"
     assert (result["config"]["eval"]["option"], ended.err.count("cells: ")) == ("embedded", 1)
     assert "speed" in evaluation["settings"]
+    assert re.search(r"^took +.+ \(forecast .+\), memory .+ \(forecast .+\)$", ended.out, re.M)
+    (took,) = (read_json(path) for path in ended.results.glob("plans/*.took.json"))
+    assert took["forecast"]["seconds"] == pytest.approx(sum(took["forecast"]["parts"].values()))
+    assert min(took["took"].values()) > 0
 
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert sum(weight.numel() for weight in written.parameters()) == sizes["pruned"]["parameters"]
@@ -134,6 +138,25 @@ def test_what_was_decided_for_the_minutes_is_kept(
     assert (first.results / result["cell"] / "smaller" / "config.json").exists()
     again = compressed(*words)
     assert (again.status, "takes" in again.out, len(again.all())) == (0, False, 1)
+
+
+@pytest.mark.parametrize(("searched", "trained"), [(1e-9, True), (1740.0, False)])
+def test_the_training_is_decided_again_after_the_search(
+    compressed: Command, monkeypatch: pytest.MonkeyPatch, searched: float, trained: bool
+) -> None:
+    """The clock says what has passed before the search, after it, and at the end."""
+    times = iter([1e-9, searched, 1790.0])
+    monkeypatch.setattr(guide.Watch, "seconds", lambda _: next(times))
+    words = (*OFFLINE, "minutes=30", "tracker=none")
+    first = compressed(*words)
+    assert first.status == 0, first.err
+    result = first.result()
+    assert ("heal" in result) == trained
+    assert ("no training, because the search took 29 min" in first.out) == (not trained)
+    assert "took    29.8 min (forecast " in first.out
+    again = compressed(*words)
+    assert (again.status, "takes" in again.out, again.result()["mask"]) == (0, False, result["mask"])
+    assert ("heal" in again.result()) == trained
 
 
 def test_nothing_runs_before_the_forecast(compressed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
