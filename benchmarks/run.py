@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import platform
 import sys
 import time
 import timeit
@@ -35,6 +33,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core import storage
 from pruning.core.mask import Mask, Space
+from pruning.core.processor import instruction_set, processor_name
 from pruning.core.scoring import NearTies, Racing, Score
 from pruning.core.terminal import keep_pages
 from pruning.engine.devices import exact, synchronize
@@ -199,8 +198,6 @@ def _at_peak(side: Side, samples: Samples, peaks: Peaks) -> float:
 
 # Time work on a device, and measure how fast the device can be.
 
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # their names in Linux, fastest first
-
 
 def spent(where: torch.device) -> float:
     """On a CPU, this process's CPU seconds so far; on a GPU, clock seconds after all work has ended."""
@@ -222,14 +219,10 @@ def matmul_peak(where: torch.device, dtype: torch.dtype) -> float:
 
 
 def device_name(where: torch.device = CPU) -> str:
-    """The GPU's name, or the processor's name and its fastest instructions for bfloat16."""
+    """The GPU's name, or the names of the processor and of its instruction set."""
     if where.type == "cuda":
         return torch.cuda.get_device_name(where)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    limit = f", limited to {most}" if (most := os.environ.get("ONEDNN_MAX_CPU_ISA")) else ""
-    fastest = [name for name in INSTRUCTIONS if name in known.get("flags", "").split()]
-    return " with ".join([known.get("model name", platform.processor()), *fastest[:1]]) + limit
+    return f"{processor_name()} with {instruction_set()}"
 
 
 # The works that the benchmark times. Each work has a model, samples, and searches.

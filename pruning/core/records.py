@@ -25,6 +25,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import MaskRecord, SearchRecord
+from pruning.core.processor import instruction_set
 
 NAME = "result.json"
 MASK = "mask.json"
@@ -415,6 +416,7 @@ class EnvironmentRecord(TypedDict):
     commit: str | None
     device: str | None
     cpus: int | None
+    instructions: NotRequired[str]
     started: str
     ended: str
 
@@ -430,6 +432,7 @@ def provenance(started: str, device: str | None) -> EnvironmentRecord:
         "commit": commit(),
         "device": device,
         "cpus": os.cpu_count(),
+        "instructions": instruction_set(),
         "started": started,
         "ended": now(),
     }

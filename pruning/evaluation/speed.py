@@ -11,7 +11,6 @@ import ctypes
 import gc
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 import numpy as np
 
 from pruning.core.errors import InputError, check_least
+from pruning.core.processor import proc_field, processor_name
 from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
@@ -146,19 +146,8 @@ def machine(gpus: bool = True) -> str:
 
     if gpus and torch.cuda.is_available():
         return " + ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
-    # The name that Linux reports or, on other systems, the one that Python reports.
-    processor = _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()
-    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _proc(path: str, field: str) -> str | None:
-    """The first value of a field in a file of Linux's /proc; None if the file or the field is missing."""
-    with suppress(OSError):
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            if line.startswith(field):
-                return line.partition(":")[2].strip()
-    return None
+    return f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _spread(values: list[float]) -> SpreadRecord:
@@ -223,7 +212,7 @@ class Peak:
 
         if self.cuda:
             return int(sum(map(getattr(torch.cuda, of_cuda), range(torch.cuda.device_count()))))
-        kilobytes = _proc("/proc/self/status", f"{of_process}:")
+        kilobytes = proc_field("/proc/self/status", f"{of_process}:")
         return int(kilobytes.split()[0]) * 1024 if kilobytes else None
 
 
