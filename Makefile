@@ -11,6 +11,7 @@
 # make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
 #              continues from the archives of `study` and `study_losses`
 # make test-slow   the tests that `make test` leaves out, because each takes more than six seconds
+# make test-avx2   the numerical tests again, with the instructions of an older processor and one thread
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses, a model (FLAGS="--model DIR")
@@ -34,7 +35,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # Every file analysis/figures/figN_NAME.py is a figure.
 EVERY := $(foreach file,$(wildcard analysis/figures/fig*.py),$(firstword $(subst _, ,$(notdir $(file))))) table1 table2 table3
 
-.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-avx2 test-slurm test-gguf soak ui bench gpu-check serve-check check lint types house figures $(EVERY) report paper-check track pictures describe tour constraints clean
 
 # Nothing is compiled here: Python compiles what it imports, which is a small part of these packages.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -135,6 +136,12 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Losses round differently here than with AVX-512 or AMX, so a test that depends on rounding fails here or in `make test`.
+NUMERICAL := $(addprefix tests/,algo engine export healing objective search)
+test-avx2: $(VENV)/installed-dev
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMERICAL)
 
 test-slurm: $(VENV)/installed-dev
 	TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm
