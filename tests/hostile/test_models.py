@@ -228,7 +228,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 def kept(model_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A converted model in the cache."""
     monkeypatch.setattr(kept_models, "extract", lambda *_: cache / "file.gguf")
-    monkeypatch.setattr(kept_models, "_convert", lambda _, target: shutil.copytree(model_folder, target))
+    monkeypatch.setattr(kept_models, "_convert", lambda _, target, __: shutil.copytree(model_folder, target))
     return fetch("smollm2")
 
 
@@ -554,7 +554,7 @@ def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(
     monkeypatch.chdir(tmp_path / "elsewhere")  # transformers would prefer the file that is here
     for given in (gguf, Path("..") / gguf.parent.name / gguf.name):
         assert torch.equal(weights(local(given).load_anew().module), weights(right))
-    folder = _convert(gguf, tmp_path / "converted")
+    folder = _convert(gguf, tmp_path / "converted", "float32")
     assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), weights(right))
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
     assert EQUAL in pipeline.written(drop(gguf, tmp_path / "out.gguf")).proof
