@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from tests.healing.worlds import MASK, N_BLOCKS, PARTS, distill, full, lora, tex
 from tests.helpers.architectures import logits
 from tests.helpers.processes import meet, started
 
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
 ENDS = Mask(N_BLOCKS, (0, 1, 5))
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,20 @@ def same(first: Healed, second: Healed) -> bool:
     return first.tensors.keys() == second.tensors.keys() and all(
         torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors
     )
+
+
+def difference(found: Tensors, expected: Tensors) -> float:
+    """How far two trained models are apart (Frobenius norm), relative to what training has changed.
+
+    The first steps of Adam move a weight by the learning rate, also if rounding decides the sign of its gradient. So
+    single weights may differ on some processors, but not many.
+    """
+    start = tiny().module.state_dict()
+    apart, changed = (
+        math.hypot(*(float((tensor - other[name]).norm()) for name, tensor in expected.items()))
+        for other in (found, start)
+    )
+    return apart / changed
 
 
 def losses(one: Healed) -> list[Any]:
@@ -125,11 +141,9 @@ def test_merged_adapters_give_what_the_adapters_gave() -> None:
 
 
 def test_recomputed_blocks_and_smaller_batches_give_the_same_training() -> None:
-    plain = healed(full())
+    plain = healed(full()).tensors
     for other in (full(gradient_checkpointing=True), full(micro_tokens=16)):
-        found = healed(other)
-        for name, tensor in plain.tensors.items():
-            torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-3, atol=1e-4)
+        assert difference(healed(other).tensors, plain) < 0.01
 
 
 class KilledError(Exception):
@@ -172,24 +186,38 @@ def test_budgets_share_their_beginning(tmp_path: Path) -> None:
     assert same(healed(between, tmp_path), healed(between)), "a budget in between, later"
 
 
+class HeldOut:
+    """Gives the evaluations of a training run these losses, one after the other, and keeps the weights of each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+        self.losses, self.weights = iter(losses), list[list[torch.Tensor]]()
+        monkeypatch.setattr(Trainer, "heldout_loss", lambda trainer: self.loss(trainer))
+
+    def loss(self, trainer: Trainer) -> float:
+        self.weights.append([master.detach().clone() for master in trainer.masters])
+        return next(self.losses)
+
+
 def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "CLIP", 100.0)
-    settings = full(tokens=64 * 40, lr=0.3, patience=2)
-    found = healed(settings)
-    judged = records.heldout(found.curve)
-    assert found.stopped_early
-    assert found.curve[-1]["step"] < settings.steps
-    best = min(judged, key=lambda point: point["heldout_loss"])
-    assert found.best_step == best["step"] == judged[-3]["step"]
-    measured = trainer(settings, found.smaller).heldout_loss()
-    assert measured == pytest.approx(best["heldout_loss"], rel=1e-6)
-    assert best["heldout_loss"] == found.summary()["heldout_after"]
-    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2))
-    assert (last.curve[-1]["step"], last.stopped_early) == (judged[-1]["step"], False), "nothing was left"
-    patient = healed(full(tokens=64 * 40, lr=0.3, patience=0))
-    assert patient.curve[-1]["step"] == settings.steps
+    rising = (3.5, 3.2, 3.4, 3.3)  # after steps 0, 2, 4, 6
+    heldout = HeldOut(monkeypatch, *rising)
+    found = healed(full(tokens=64 * 40, patience=2))
+    assert (found.stopped_early, found.best_step, found.curve[-1]["step"]) == (True, 2, 6)
+    summary = found.summary()
+    assert (summary["heldout_before"], summary["heldout_after"]) == (3.5, 3.2)
+    _, best, _, last = heldout.weights
+    assert all(map(torch.equal, found.tensors.values(), best))
+    assert not any(map(torch.equal, last, best)), "later weights differ, but are not kept"
+    HeldOut(monkeypatch, *rising)
+    whole = healed(full(tokens=64 * 6, patience=2))
+    assert (whole.curve[-1]["step"], whole.best_step, whole.stopped_early) == (6, 2, False), (
+        "nothing was left"
+    )
+    HeldOut(monkeypatch, *range(21))
+    patient = healed(full(tokens=64 * 40, patience=0))
+    assert (patient.curve[-1]["step"], patient.best_step, patient.stopped_early) == (40, 0, False)
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,17 +243,16 @@ def test_steps_below_the_spacing_of_half_precision_add_up() -> None:
     assert (after != before)[wide].float().mean() > 0.2
 
 
-def test_adapters_in_half_precision_gain_what_they_gain_in_float32_and_are_judged_merged() -> None:
+def test_adapters_in_half_precision_gain_about_as_in_float32_and_are_judged_merged() -> None:
     settings, model = lora(tokens=2048, seed=2), tiny()
     model.module.to(torch.bfloat16)
     found = [heal(one, MASK, text(settings), settings) for one in (model, tiny())]
     half, single = (one.summary()["heldout_before"] - one.summary()["heldout_after"] for one in found)
-    assert half == pytest.approx(single, rel=0.2)
+    assert half > single / 2, "small steps were rounded away"
     assert {tensor.dtype for tensor in found[0].tensors.values()} == {torch.bfloat16}
     rebuilt = smaller_model(model, MASK)
     rebuilt.apply(found[0].tensors)
-    on_curve = min(point["heldout_loss"] for point in records.heldout(found[0].curve))
-    assert found[0].summary()["heldout_after"] == trainer(settings, rebuilt).heldout_loss() != on_curve
+    assert found[0].summary()["heldout_after"] == trainer(settings, rebuilt).heldout_loss()
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
@@ -297,11 +324,7 @@ def worker(rank: int, size: int, port: int, folder: Path) -> None:
 
 def test_two_ranks_give_the_weights_of_one_process(tmp_path: Path) -> None:
     started(worker, 2, tmp_path)
-    written, alone, start = load_file(tmp_path / "key" / WEIGHTS), healed(RANKS), tiny().module.state_dict()
-    for name, tensor in alone.tensors.items():
-        torch.testing.assert_close(written[name], tensor, rtol=1e-3, atol=1e-4)
-    moved = max(float((tensor - start[name]).abs().max()) for name, tensor in alone.tensors.items())
-    assert moved > 3e-3, "the differences above are small beside the training itself"
+    assert difference(load_file(tmp_path / "key" / WEIGHTS), healed(RANKS).tensors) < 0.01
 
 
 def test_more_ranks_than_windows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
