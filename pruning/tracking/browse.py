@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from pruning.config.words import results_of
@@ -33,6 +35,7 @@ def main() -> None:
     """The command `depth-pruning ui`: run MLflow's server until Ctrl-C, and print its address."""
     results, wanted = asked(command_words())
     number = experiment_of(results)
+    check_artifacts(results)
     port = free_port(wanted)
     store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
     where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -96,3 +99,41 @@ def experiment_of(results: Path) -> str:
     if experiment is None:
         raise PruningError(f"{database} has no runs: `depth-pruning track {results}` records them.")
     return str(experiment.experiment_id)
+
+
+# The columns of a store's tables that name the folders from which MLflow's server sends files to the browser.
+ARTIFACTS = {
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+    "trace_tags where key = 'mlflow.artifactLocation'": ("value",),
+}
+
+
+def check_artifacts(results: Path) -> None:
+    """Raise PruningError if the store lets the browser read files outside the results folder.
+
+    Folders that do not exist are allowed, because a moved results folder keeps the runs of its old place.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    database, root = results / DATABASE, results.resolve()
+    named = set[str]()
+    with (
+        plain_errors(database),
+        closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as store,
+    ):
+        tables = {name for (name,) in store.execute("select name from sqlite_master")}
+        for rows, columns in ARTIFACTS.items():
+            if rows.partition(" ")[0] in tables:
+                found = store.execute(f"select {', '.join(columns)} from {rows}")
+                named |= {uri for row in found for uri in row if uri}
+        for uri in sorted(named):
+            path = Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+            if path is None or (path.exists() and not path.resolve().is_relative_to(root)):
+                raise PruningError(
+                    f"{database} names the artifact folder {uri}, and the browser may read only files inside of "
+                    f"{results}. Move the database away: `depth-pruning track {results}` builds it again from the "
+                    "files of the results."
+                )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
-from pruning.core.errors import InputError
-from pruning.tracking.browse import asked, free_port
+from pruning.core.errors import InputError, PruningError
+from pruning.tracking.browse import asked, check_artifacts, experiment_of, free_port, main
+from pruning.tracking.client import connect
 from pruning.tracking.mlflow_run import summary
 from pruning.tracking.store import MLflow
 from tests.helpers.subprocesses import ROOT
@@ -60,6 +63,61 @@ def test_the_first_columns_are_rounded_numbers_of_the_last_model() -> None:
     }
     assert [*summary({"dense": {}, "pruned": pruned})] == [("ppl", 12.35, 0), ("acc", 0.375, 0)]
     assert [*summary({"pruned": pruned, "healed": {"ppl/a": 10.0}})] == [("ppl", 10.0, 0)]
+
+
+@pytest.fixture
+def tracked(tmp_path: Path) -> Path:
+    """A results folder with a store in which one run has its artifacts in the folder."""
+    results = tmp_path / "results"
+    results.mkdir()
+    MLflow().start(results)
+    client = connect(f"sqlite:///{results / 'mlflow.db'}")
+    client.create_run(experiment_of(results))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("uri", "refused"),
+    [
+        (None, False),
+        ("{outside}/gone", False),  # from before the results folder was moved
+        ("{outside}", True),
+        ("file://{outside}", True),
+        ("file://{results}/%2e%2e/outside", True),
+        ("{results}/link", True),
+        ("s3://bucket/folder", True),
+        ("mlflow-artifacts:/1", True),
+    ],
+)
+@pytest.mark.parametrize("table", ["runs", "trace"])
+def test_the_browser_reads_no_files_outside_the_results(
+    tracked: Path, tmp_path: Path, uri: str | None, refused: bool, table: str
+) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    (tracked / "link").symlink_to(outside)
+    with closing(sqlite3.connect(tracked / "mlflow.db")) as store, store:
+        if uri is not None and table == "runs":
+            store.execute("update runs set artifact_uri = ?", [uri.format(outside=outside, results=tracked)])
+        elif uri is not None:
+            tag = ("mlflow.artifactLocation", uri.format(outside=outside, results=tracked), "a trace")
+            store.execute("insert into trace_tags (key, value, request_id) values (?, ?, ?)", tag)
+    with (
+        pytest.raises(PruningError, match=r"artifact folder .*depth-pruning track")
+        if refused
+        else nullcontext()
+    ):
+        check_artifacts(tracked)
+
+
+def test_a_stranger_s_store_is_refused_before_the_server_starts(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(tracked / "mlflow.db")) as store, store:
+        store.execute("update runs set artifact_uri = '/etc'")
+    monkeypatch.setattr("sys.argv", ["depth-pruning ui", str(tracked)])
+    monkeypatch.setattr("subprocess.Popen", None)  # starting a server would fail
+    with pytest.raises(PruningError, match="artifact folder /etc"):
+        main()
 
 
 @pytest.mark.slow
