@@ -7,6 +7,7 @@ The mean shows how hard a prompt is; only the differences decide the route. Each
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -163,20 +164,34 @@ FITTED = [field.name for field in fields(Ridge)]
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
+DIGEST = "sha256"  # the entry of a `.npz` file with the digest of its other entries
+
+
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to a `.npz` file atomically."""
+    """Write arrays and their digest to a `.npz` file atomically."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    np.savez_compressed(stream, allow_pickle=False, **arrays, **{DIGEST: np.array(_sha256(arrays))})
     storage.write_bytes(path, stream.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a `.npz` file. Raises DamagedError if it cannot be read."""
+    """The arrays of a `.npz` file. Raises DamagedError if it cannot be read or was changed after it was written."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
+        if str(arrays.pop(DIGEST, None)) != _sha256(arrays):
+            raise ValueError("its contents do not match their digest")
+        return arrays
     except UNREADABLE as error:
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
+
+
+def _sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """A digest of the names, types, shapes and values of arrays."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:

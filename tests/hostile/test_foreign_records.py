@@ -24,7 +24,7 @@ from pruning.core.storage import file_sha256, sealed
 from pruning.export.request import of_cell
 from pruning.healing.loop import read_record
 from pruning.launcher.job import Job
-from pruning.routing.fitted_router import read_router
+from pruning.routing.fitted_router import read_router, save_arrays
 from pruning.runs.cell import NoTracker
 from pruning.study import heal_command
 from tests.conftest import Command
@@ -149,7 +149,7 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     one = layer | {"weight": np.zeros((2, 1)), "bias": np.zeros(1)}  # the level that all sets share
     parts = {"common": one, "relative": layer}
     arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
-    np.savez(tmp_path / "router.npz", **arrays)
+    save_arrays(tmp_path / "router.npz", arrays)
     record |= {"order": ["a", "b"], "head_sha256": file_sha256(tmp_path / "router.npz")}
     write(tmp_path / "router.json", sealed(record))
     assert read_router(tmp_path)[0].template == "{question}"
