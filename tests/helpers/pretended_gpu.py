@@ -336,7 +336,8 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if device == x.device and dtype == x.dtype and not kwargs.get("copy"):
         return x
     if device == META:
-        return torch.empty_strided(x.size(), x.stride(), dtype=dtype, device=META)
+        with _within(None):
+            return torch.empty_strided(x.size(), x.stride(), dtype=dtype, device=META)
     if device != x.device and torch.is_grad_enabled() and x.requires_grad:
         return _Move.apply(x, device, dtype)
     return aten._to_copy.default(x, device=device, dtype=dtype)

@@ -31,12 +31,18 @@ from pruning.search.journal import Journal, Losses, Store, Watch, claim
 LossOf = Callable[[Mask], float]
 
 
-def configured() -> dict[str, Algo]:
-    """Every search with the settings of its YAML file."""
+@cache
+def composed(group: str) -> dict[str, Any]:
+    """Every member of a group of `conf`, built with the settings of its YAML file."""
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {name: instantiate(compose("config", [f"algo={name}"]).algo) for name in options("algo")}
+        return {name: instantiate(compose("config", [f"{group}={name}"])[group]) for name in options(group)}
+
+
+def configured() -> dict[str, Algo]:
+    """Every search with the settings of its YAML file."""
+    return composed("algo")
 
 
 @cache
