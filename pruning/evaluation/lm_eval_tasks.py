@@ -11,6 +11,8 @@ import copy
 import gzip
 import json
 import logging
+import signal
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -227,7 +229,11 @@ def _measured_task(name: str, forward: Forward, task: EvalTask, mask: Mask, batc
             answers = [(value, False) for value in values]
         for kind in ("loglikelihood", "generate_until"):
             setattr(model, kind, partial(_answered, getattr(model, kind), task, answers))
-        with generating(forward, mask) if task.generated else masked(model.model, mask, forward.scales):
+        reading = _read_in_time(task) if task.generated else nullcontext()
+        with (
+            reading,
+            generating(forward, mask) if task.generated else masked(model.model, mask, forward.scales),
+        ):
             output = lm_eval.simple_evaluate(
                 model=model,
                 tasks=[task.task],
@@ -251,6 +257,47 @@ def generating(forward: Forward, mask: Mask) -> AbstractContextManager[None]:
 
     module = forward.model.module
     return blocks_removed(module, mask, smaller_config(module, mask)) if mask.dropped else nullcontext()
+
+
+READING = 60.0  # seconds for a task's regular expressions; ordinary ones need milliseconds
+
+
+@contextmanager
+def _read_in_time(task: EvalTask) -> Iterator[None]:
+    """A context in which lm-eval's reading of the answers raises InputError after `READING` seconds.
+
+    Filters read all answers in one call, metrics those of one document. Python's `re` has no time limit, but it lets
+    signals interrupt it. Signals reach only the main thread, and Windows has no such timer: elsewhere, time is not
+    limited.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise InputError(
+            f"task {task.task.task_name}: reading the answers took longer than {READING:g} s. A regular expression of the task "
+            "needs exponential time, such as (a+)+b: change regex_pattern or regexes_to_ignore in its YAML file."
+        )
+
+    def limited(read: Callable[..., Any]) -> Callable[..., Any]:
+        def within(*given: Any, **named: Any) -> Any:
+            before = signal.signal(signal.SIGALRM, late)
+            signal.setitimer(signal.ITIMER_REAL, READING)
+            try:
+                return read(*given, **named)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+
+        return within
+
+    of = task.task
+    with (
+        patch.object(of, "apply_filters", limited(of.apply_filters)),
+        patch.object(of, "process_results", limited(of.process_results)),
+    ):
+        yield
 
 
 def _answered(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,21 @@ def test_a_group_is_one_metric_over_all_items(folder: Path, name: str, kind: str
     names = [member.task.task_name for member in group.members]
     assert list(json.loads(found.files["lm_eval.json"])) == names
     assert (found.how["tasks"], found.how["items"]) == (2, sum(sizes))
+
+
+@pytest.mark.parametrize("reading", ["apply_filters", "process_results"])
+def test_a_catastrophic_regular_expression_is_interrupted(
+    reading: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_eval_tasks, "READING", 0.1)
+    evaluation, before = asking("unfiltered"), signal.getsignal(signal.SIGALRM)
+    ((metric, task),) = evaluation.data(tokenizer_of(folder)).items()
+    assert isinstance(task, EvalTask)
+    monkeypatch.setattr(task.task, reading, lambda *_: re.search("(a+)+b", "a" * 100))  # about 2^100 steps
+    with pytest.raises(InputError, match=r"task unfiltered: .* 0\.1 s.* regex_pattern"):
+        evaluation.measure(forward_of(folder), metric, task, MASK)
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_question_must_leave_room_for_its_answer(folder: Path) -> None:
