@@ -26,7 +26,7 @@ from contextlib import suppress
 from filecmp import cmp
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pruning.core import records, scoring
 from pruning.core.errors import DamagedError, InputError, unknown
@@ -200,10 +200,12 @@ def _rounded(number: float, digits: int) -> float:
 
 # Unpack an archive into a results folder. The whole archive is checked before any file is put in place.
 #
-# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and the archive's
-# checksum is verified. Then each file is moved to its place in one step. If the program is killed meanwhile, the
-# files in place are complete, and unpacking again adds the others.
+# First the size of the content is measured, and the checksum is verified. Then the files are unpacked into a hidden
+# folder inside the results folder, which is on the same disk, and each file is moved to its place in one step. If the
+# program is killed meanwhile, the files in place are complete, and unpacking again adds the others.
 
+# Archives of the studies in this repository unpack to 8 to 70 times their size.
+MULTIPLE, LARGEST = 500, 20_000_000_000  # a larger archive, as a multiple of its size or in bytes, is refused
 SHOWN = 5  # a message lists at most this number of names
 
 
@@ -211,8 +213,9 @@ def unpack(archive: Path, results: Path) -> int:
     """Unpack an archive into a results folder and return the number of new files.
 
     Existing files are kept; a warning names those that differ, except `*.jsonl` files. Raises InputError
-    if the archive cannot be read, is damaged, or contains anything but data of a study; also if the results
-    folder cannot be written, or has a link in place of a folder.
+    if the archive cannot be read, is damaged, unpacks to more than `MULTIPLE` times its size or `LARGEST` bytes, or
+    contains anything but data of a study; also if the results folder cannot be written, or has a link in place of a
+    folder.
     """
     new = not results.exists()
     try:
@@ -221,11 +224,9 @@ def unpack(archive: Path, results: Path) -> int:
         cure = "give an archive that `depth-pruning archive pack` wrote"
         raise InputError(f"{archive} cannot be read ({error.strerror}): {cure}.") from error
     try:
-        with (
-            stream,
-            tarfile.open(fileobj=stream, mode="r:xz") as tar,
-            staged(results / "unpacked") as scratch,
-        ):
+        with stream:
+            _check_size(archive, stream)
+        with tarfile.open(archive, mode="r:xz") as tar, staged(results / "unpacked") as scratch:
             names = _extract(archive, tar, scratch)
             for inside in sorted({parent for name in names for parent in Path(name).parents} - {Path()}):
                 if (folder := results / inside).is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -249,19 +250,36 @@ def unpack(archive: Path, results: Path) -> int:
                 results.rmdir()
 
 
+def _check_size(archive: Path, stream: IO[bytes]) -> None:
+    """Decompress an archive without keeping anything; raises InputError if it is too large, and checks its checksum.
+
+    Memory and disk are not filled, however large the archive is when unpacked.
+    """
+    packed, size = os.fstat(stream.fileno()).st_size, 0
+    limit = min(MULTIPLE * packed, LARGEST)
+    with lzma.open(stream) as content:
+        while part := content.read(MEBIBYTE):
+            size += len(part)
+            if size > limit:
+                raise InputError(
+                    f"{archive} has {packed:,} bytes and unpacks to more than {limit:,}, so `pack` did not write it: "
+                    f"at most {MULTIPLE} times an archive's size and {LARGEST:,} bytes are unpacked. Nothing was "
+                    "unpacked: do not use this archive."
+                )
+
+
 def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> set[str]:
     """Write the files of an archive into `scratch`, and return their names."""
     names: set[str] = set()
     for member in tar:
-        if not member.isreg() or member.name in names or not is_data(member.name):
+        # A sparse file would be larger than the data that the archive has for it.
+        if not member.isreg() or member.issparse() or member.name in names or not is_data(member.name):
             raise InputError(
                 f"{archive} holds {member.name!r}, which does not belong to a study, so `pack` did not "
                 "write it. Nothing was unpacked: do not use this archive."
             )
         tar.extract(member, scratch, set_attrs=False, filter="data")
         names.add(member.name)
-    while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
-        pass  # reading to the end verifies the checksum of the compressed data
     return names
 
 

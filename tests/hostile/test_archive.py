@@ -248,6 +248,40 @@ def test_only_files_of_known_names_are_unpacked(kind: str, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar.xz"]
 
 
+@pytest.mark.parametrize(("multiple", "largest"), [(500, 10**12), (10**9, 10**7)])
+def test_an_archive_that_is_much_larger_when_unpacked_is_refused_before_that(
+    multiple: int, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = tar_of(tmp_path / "bomb.tar.xz", DATA, (f"{CELL}/trace.jsonl", bytes(20_000_000)))
+    monkeypatch.setattr(archive, "MULTIPLE", multiple)
+    monkeypatch.setattr(archive, "LARGEST", largest)
+    monkeypatch.setattr(archive, "_extract", None)  # unpacking would fail
+    size = bomb.stat().st_size
+    limit = min(multiple * size, largest)
+    with pytest.raises(InputError, match=rf"bomb\.tar\.xz has {size:,} bytes .*more than {limit:,}"):
+        archive.unpack(bomb, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    """Its header says 1 TB, of which the archive has nothing."""
+    info = tarfile.TarInfo(f"{CELL}/trace.jsonl")
+    info.pax_headers = {
+        "GNU.sparse.map": "0,0",
+        "GNU.sparse.size": "1000000000000",
+        "GNU.sparse.numblocks": "1",
+    }
+    bad = tmp_path / "bad.tar.xz"
+    with tarfile.open(bad, "w:xz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    with tarfile.open(bad) as tar:
+        (member,) = tar
+        assert (member.isreg(), member.issparse(), member.size) == (True, True, 10**12)
+    with pytest.raises(InputError, match=r"trace\.jsonl.* does not belong"):
+        archive.unpack(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("link", [CELL, "calibration", "evaluation/ppl-heldout-1"])
 def test_links_in_the_folder_are_not_followed(link: str, packed: Path, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
