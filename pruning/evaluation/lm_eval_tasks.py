@@ -276,8 +276,9 @@ def _read_in_time(task: EvalTask) -> Iterator[None]:
 
     def late(*_: object) -> None:
         raise InputError(
-            f"task {task.task.task_name}: reading the answers took longer than {READING:g} s. A regular expression of the task "
-            "needs exponential time, such as (a+)+b: change regex_pattern or regexes_to_ignore in its YAML file."
+            f"task {task.task.task_name}: reading the answers took longer than {READING:g} s. A regular expression "
+            "of the task needs exponential time, such as (a+)+b: change regex_pattern or regexes_to_ignore in its "
+            "YAML file."
         )
 
     def limited(read: Callable[..., Any]) -> Callable[..., Any]:
