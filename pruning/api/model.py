@@ -102,6 +102,23 @@ class PrunableModel:
         return f"PrunableModel({self.name!r}, {self.n_blocks} blocks, {info.parameters:,} parameters, {info.dtype})"
 
 
+def _named_once(load: Call) -> Call:
+    """Wrap `load_model`, so that `name=` beside the model raises InputError, which says what `name` is."""
+
+    @wraps(load)
+    def loading(*given: Any, **settings: Any) -> Any:
+        if given and "name" in settings:
+            raise InputError(
+                f"name={shown(settings['name'])} is given besides {shown(given[0])}, and `name` is the model to "
+                "load, the first argument: give only one. To choose the name in results, wrap the loaded model: "
+                "pruning.wrap_model(model.module, model.tokenizer, name=...)."
+            )
+        return load(*given, **settings)
+
+    return cast(Call, loading)
+
+
+@_named_once
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     """Load a model. `name` is a directory, a GGUF file, a name on the hub, or an option of the group `model`.
 

@@ -57,6 +57,10 @@ REFUSED: dict[str, tuple[Call, str]] = {
     "ids": (lambda m: search(["a garden " * 50], samples=1, length=16)(other(m)), "calibration .*512"),
     "ids of texts": (lambda m: pruning.measure_mask(other(m), MASK, texts=["a garden"]), "ppl/texts .*512"),
     "model": (lambda _: pruning.load_model("smolm"), "smolm.*smollm2"),
+    "two names": (
+        lambda _: pruning.load_model("smollm2", name="mine"),
+        "'mine'.*'smollm2'.*first argument.*wrap_model",
+    ),
     "model setting": (lambda _: pruning.load_model("smollm2", dtpye="float32"), "dtpye.*dtype"),
     "no mask": (lambda m: m.masked(WRONG).__enter__(), r"\[2, 3\].*pruning\.Mask"),
     "length": (lambda m: pruning.heal_mask(m, MASK, texts=TEXTS, how="full", length=2049), "2049 .*2048"),
