@@ -97,6 +97,7 @@ def quoted(value: str) -> str:
 
 
 # Flags of Hydra whose value is the next argument.
+OF_CFG = {"--resolve", "--package", "-p"}  # flags that only change what --cfg prints
 VALUED = {"-c", "-p", "-cp", "-cn", "-cd", "-i", "-sc", "--cfg", "--package", "--info"}  # and --config-*
 
 
@@ -105,6 +106,12 @@ def check_line(words: Sequence[str], places: bool = False) -> None:
 
     With `places`, arguments that are not settings are allowed: the command takes them as places.
     """
+    flags = [word.partition("=")[0] for word in words]
+    odd = next((flag for flag in flags if flag in OF_CFG and not places), None)
+    if odd is not None and not {"--cfg", "-c"} & {*flags}:
+        raise InputError(
+            f"{odd} only changes what --cfg prints, which is not given: add --cfg job, or omit {odd}."
+        )
     known = {*groups.GROUPS, *KEPT}
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         name, _, value = word.lstrip("-").partition("=")

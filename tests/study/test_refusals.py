@@ -20,6 +20,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no block": (("ratio=0.01",), r"ratio=0\.01"),
     "k of 0": (("k=0",), "k=0"),
     "dashes": (("--k=3",), "Write k=3"),
+    "resolve": (("--resolve", "k=1"), "--resolve only changes what --cfg prints, .* add --cfg job"),
     "spaces": (("k", "=", "3"), "Write k=3"),
     "dots": (("k=1", "seed=0..2"), r"range\(0,3\)"),
     "all blocks": (("k=6",), "k = 6"),
