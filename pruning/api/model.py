@@ -129,10 +129,11 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     let_threads_wait()
     from pruning.config.app import build_option
     from pruning.config.words import model_words
-    from pruning.engine.devices import exact
+    from pruning.engine.devices import exact, survive_fork
 
     path_of("name", name)
     check_settings(Model, settings, "setting of a model")
+    survive_fork()
     exact()
     model: Model = build_option("model", model_words(str(name)))
     return loaded(dataclasses.replace(model, **settings))
@@ -192,6 +193,9 @@ def used_by(call: str, module: Any, name: str) -> Iterator[None]:
     Raises InputError at once if another call uses the model, in this or another thread. Two calls at once
     would replace each other's block methods, and the model's own methods would not be restored.
     """
+    from pruning.engine.devices import survive_fork
+
+    survive_fork()
     with _guard:
         if (other := _in_use.get(module)) is not None:
             raise InputError(

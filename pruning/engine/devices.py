@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -13,6 +14,10 @@ from pathlib import Path
 import psutil
 import torch
 from torch import nn
+
+from pruning.core import PROCESS
+
+log = logging.getLogger(__name__)
 
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -34,6 +39,19 @@ def exact() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
+
+
+def survive_fork() -> None:
+    """In a forked process, let torch compute with one thread.
+
+    Its other threads exist only in the parent, and a product that waits for them never ends.
+    """
+    if os.getpid() != PROCESS and (threads := torch.get_num_threads()) > 1:
+        torch.set_num_threads(1)
+        log.warning(
+            "this process was forked, and the %d threads of torch are those of its parent: it computes with one "
+            "thread. To use more, start it with multiprocessing.get_context('spawn').", threads,
+        )  # fmt: skip
 
 
 def devices(module: nn.Module) -> list[torch.device]:
